@@ -1,0 +1,90 @@
+"""Every hyper-parameter of the system, in one documented dataclass, and the parser of `--hparams` overrides.
+
+The defaults are the published ones (paper sections 3 and 4 and the reference configuration); fields under
+"this toolkit" are additions whose defaults leave the published behaviour as it is.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from errors import InputError
+
+
+@dataclass
+class HParams:
+    """Hyper-parameters; `hparams` below is the instance that the scripts share."""
+
+    # Mel spectrogram
+    num_mels: int = 80  # bands of the mel filterbank
+    n_fft: int = 800  # samples a transform
+    hop_size: int = 200  # samples a step: 12.5 ms, 80 mel frames a second
+    win_size: int = 800  # samples of the Hann window: 50 ms
+    sample_rate: int = 16000  # Hz
+    preemphasis: float = 0.97  # y[n] = x[n] - 0.97 x[n-1]
+    min_level_db: float = -100.0
+    ref_level_db: float = 20.0
+    fmin: float = 55.0  # Hz, lowest edge of the filterbank
+    fmax: float = 7600.0  # Hz, highest edge
+    max_abs_value: float = 4.0  # mel values lie in [-4, 4]
+
+    # Video
+    img_size: int = 96  # pixels a side of the face that the networks see
+    fps: float = 25.0  # frames a second of the training videos
+
+    # Training of the generator
+    batch_size: int = 16  # samples of 5 frames
+    initial_learning_rate: float = 1e-4
+    num_workers: int = 16  # loader processes, at most the machine's cores
+    checkpoint_interval: int = 3000  # steps
+    eval_interval: int = 3000  # steps
+    save_optimizer_state: bool = True
+    syncnet_wt: float = 0.0  # w: starts at 0, set by the schedule (training/losses.py)
+
+    # Training of the expert
+    syncnet_batch_size: int = 64
+    syncnet_lr: float = 1e-4
+    syncnet_eval_interval: int = 10000  # steps
+    syncnet_checkpoint_interval: int = 10000  # steps
+
+    # Visual-quality discriminator
+    disc_wt: float = 0.07
+    disc_initial_learning_rate: float = 1e-4
+
+    def override(self, text: str) -> "HParams":
+        """Return a copy with `name=value` pairs from a comma-separated text applied.
+
+        Raises InputError for an unknown name or for a value that is not of the field's type.
+        """
+        types = {field.name: type(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        changes = {}
+        for pair in filter(None, (part.strip() for part in text.split(","))):
+            name, equals, value = (piece.strip() for piece in pair.partition("="))
+            if not equals or name not in types:
+                raise InputError(
+                    f"--hparams: '{pair}' is not name=value of a known hyper-parameter (see hparams.py)"
+                )
+            changes[name] = _parse(name, value, types[name])
+        return dataclasses.replace(self, **changes)
+
+    def set_hparam(self, name: str, value: object) -> None:
+        """Set one hyper-parameter in place (the reference scripts' interface)."""
+        if name not in {field.name for field in dataclasses.fields(self)}:
+            raise AttributeError(f"no hyper-parameter is named {name}")
+        setattr(self, name, value)
+
+
+def _parse(name: str, value: str, kind: type) -> object:
+    if kind is bool:
+        if value.lower() in ("true", "1", "yes"):
+            return True
+        if value.lower() in ("false", "0", "no"):
+            return False
+    else:
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    raise InputError(f"--hparams: {name} takes a value of type {kind.__name__}, not '{value}'")
+
+
+hparams = HParams()

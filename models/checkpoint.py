@@ -1,0 +1,185 @@
+"""The one door for weights: every checkpoint is read and written here.
+
+A checkpoint is a dict with `state_dict`, and `optimizer`, `global_step`, `global_epoch` where training goes on from
+it (SPEC of the published system); networks of another size than the published one also carry `dims`. Bare state
+dicts load too. Nothing but tensors and plain containers is ever unpickled.
+"""
+
+import dataclasses
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from errors import InputError
+from models.discriminator import Wav2Lip_disc_qual
+from models.syncnet import SyncNet_color
+from models.wav2lip import Wav2Lip
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
+DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class ModelDims:
+    """The two numbers that a network is built from; the defaults are the published network."""
+
+    img_size: tuple[int, int] = (96, 96)  # (height, width) of the face in pixels
+    width: float = 1.0  # factor on every channel count
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "ModelDims":
+        return cls(tuple(network.img_size), float(network.width))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "ModelDims":
+        """The dimensions that a checkpoint carries, or the published ones. Raises InputError if they make no sense."""
+        try:
+            dims = dict(checkpoint.get("dims", {}))
+            height, width = dims.get("img_size", cls.img_size)
+            return cls((int(height), int(width)), float(dims.get("width", cls.width)))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint {path} has unreadable network dimensions: use another file"
+            ) from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to CPU memory: a dict with at least `state_dict` (prefix `module.` stripped, float32).
+
+    Raises InputError when the file is missing, is no checkpoint (an HTML page saved under its name, a cut
+    download) or holds pickled code, which is never run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist or is not a file: see checkpoints/README.md")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(_why_unreadable(path, error)) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        checkpoint = content
+    elif (
+        isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())
+    ):
+        checkpoint = {"state_dict": content}
+    else:
+        raise InputError(f"checkpoint {path} holds no network weights: use a file with a state_dict")
+    weights = checkpoint["state_dict"]
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(
+            f"checkpoint {path} holds no network weights: its state_dict has entries other than tensors"
+        )
+    checkpoint["state_dict"] = {
+        name.removeprefix("module."): _widened(value) for name, value in weights.items()
+    }
+    return checkpoint
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights alone; see `read_checkpoint`."""
+    return read_checkpoint(path)["state_dict"]
+
+
+def load_weights(network: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
+    """Copy weights into a network of the same names and shapes. Raises InputError for those of another network."""
+    expected = network.state_dict()
+    misfits = expected.keys() ^ state_dict.keys()
+    misfits |= {
+        name for name in expected.keys() & state_dict.keys() if expected[name].shape != state_dict[name].shape
+    }
+    if misfits:
+        raise InputError(
+            f"checkpoint {path} is of another network than {type(network).__name__}: "
+            f"{len(misfits)} of {len(expected)} tensors differ, such as {min(misfits)}; use the file made for it"
+        )
+    network.load_state_dict(state_dict)
+
+
+def load_network(kind: type[Network], path: str | Path, device: str | torch.device = "cpu") -> Network:
+    """Build a network of the dimensions that its checkpoint carries and fill it; returned in eval mode."""
+    checkpoint = read_checkpoint(path)
+    return build_network(kind, checkpoint, Path(path)).to(device).eval()
+
+
+def build_network(kind: type[Network], checkpoint: dict[str, Any], path: Path) -> Network:
+    """The network of a checkpoint that has been read already, on the CPU."""
+    dims = ModelDims.from_checkpoint(checkpoint, path)
+    try:
+        network = kind(dims.img_size, dims.width)
+    except ValueError as error:
+        raise InputError(f"checkpoint {path}: {error}") from error
+    load_weights(network, checkpoint["state_dict"], path)
+    return network
+
+
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Wav2Lip:
+    """The generator of a checkpoint, in eval mode. Raises InputError."""
+    return load_network(Wav2Lip, path, device)
+
+
+def load_expert(path: str | Path, device: str | torch.device = "cpu") -> SyncNet_color:
+    """The expert discriminator of a checkpoint, frozen, in eval mode. Raises InputError."""
+    return load_network(SyncNet_color, path, device).requires_grad_(False)
+
+
+def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> Wav2Lip_disc_qual:
+    """The visual-quality discriminator of a checkpoint, in eval mode. Raises InputError."""
+    return load_network(Wav2Lip_disc_qual, path, device)
+
+
+def save_checkpoint(path: str | Path, network: nn.Module, half: bool = False, **entries: Any) -> None:
+    """Write a checkpoint aside and rename it into place, so that it appears whole or not at all.
+
+    `entries` are stored beside `state_dict` (`optimizer`, `global_step`, `global_epoch`, ...). Dimensions are stored
+    only where they are not the published ones, so that published-size files stay in the published layout. `half`
+    stores floating-point weights in half precision (running statistics too: they lie well inside its range).
+    """
+    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    if half:
+        weights = {
+            name: value.half() if value.is_floating_point() else value for name, value in weights.items()
+        }
+    dims = ModelDims.of(network)
+    if dims != ModelDims():
+        entries["dims"] = dataclasses.asdict(dims)
+    write_whole(path, {"state_dict": weights, **entries})
+
+
+def write_whole(path: str | Path, content: Any) -> None:
+    """torch.save to a file beside `path`, then rename; the file aside is removed when anything fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        head = file.read(512).lstrip().lower()
+    if not head:
+        return f"checkpoint {path} is empty: download or train it again"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return f"checkpoint {path} is a web page, not weights: download the file itself"
+    if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+        return f"checkpoint {path} holds pickled code, which is refused: use a file of tensors only"
+    return f"checkpoint {path} is damaged or is no checkpoint: download or train it again"
