@@ -50,6 +50,36 @@ class HParams:
     disc_wt: float = 0.07
     disc_initial_learning_rate: float = 1e-4
 
+    # This toolkit: the sync schedule (paper section 3.4 and 3.5)
+    syncnet_threshold: float = 0.75  # w is switched on once the evaluation sync loss falls under this
+    syncnet_wt_settled: float = 0.01  # w from then on
+    hq_syncnet_wt_settled: float = 0.03  # w from then on, with the discriminator
+
+    # This toolkit: sizes (1.0 is the published network)
+    generator_width: float = 1.0  # factor on the generator's channels
+    syncnet_width: float = 1.0  # factor on the expert's channels
+    disc_width: float = 1.0  # factor on the discriminator's channels
+
+    # This toolkit: optimisation (defaults: Adam at a constant rate, as published)
+    warmup_steps: int = 0  # learning rate rises linearly over these
+    decay_steps: int = 0  # then falls along a cosine to a hundredth at this step; 0 keeps it
+    weight_decay: float = 0.0  # decoupled (AdamW); 0 is Adam
+    grad_clip: float = 0.0  # largest norm of a step's gradient; 0 is no limit
+    ema_decay: float = 0.0  # weights averaged over steps, evaluated and stored beside the last; 0 is off
+
+    # This toolkit: what the expert learns from
+    syncnet_loss: str = "bce"  # bce: the published loss; infonce: every pair of a batch (training/losses.py)
+    syncnet_windows: int = 4  # infonce: windows drawn from a clip; syncnet_batch_size / this many clips a batch
+    infonce_scale: float = 20.0  # factor on the cosines (inverse temperature)
+    min_negative_distance: int = 1  # frames between a window and a negative of the same clip
+
+    # This toolkit: evaluation
+    eval_windows: int = 2  # fixed windows a validation clip
+
+    # This toolkit: data
+    augment: bool = False  # one random flip, colour and shift for all frames of a sample, mel gain
+    cache_gb: float = 16.0  # decoded crops stay in memory when they need at most this and half of what is free
+
     def override(self, text: str) -> "HParams":
         """Return a copy with `name=value` pairs from a comma-separated text applied.
 

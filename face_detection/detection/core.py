@@ -1,0 +1,42 @@
+"""What every face detector offers, and the suppression of overlapping boxes that they share."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+
+class FaceDetector(ABC):
+    """Finds faces in frames of one size."""
+
+    @abstractmethod
+    def detect_from_batch(self, images: np.ndarray) -> list[np.ndarray]:
+        """Detect in `images` (N, H, W, 3), uint8 BGR.
+
+        Returns N float32 arrays (n, 5): x1, y1, x2, y2 in pixels of the frame, neither rounded nor clipped to it,
+        and the score in [0, 1]; best first, (0, 5) where there is no face.
+        """
+
+
+def non_maximum_suppression(detections: np.ndarray, max_iou: float, extent: float = 0.0) -> np.ndarray:
+    """Drop every box that overlaps a better one by more than `max_iou`.
+
+    `detections` (n, 5): x1, y1, x2, y2, score. `extent` is added to each width and height: 1 where the coordinates
+    name the first and last pixel inside, 0 where they name edges. Returns the boxes that are left, best first.
+    """
+    rest = detections[np.argsort(-detections[:, 4], kind="stable")]
+    kept = []
+    while len(rest):
+        best, rest = rest[0], rest[1:]
+        kept.append(best)
+        rest = rest[_iou(best, rest, extent) <= max_iou]
+    return np.stack(kept) if kept else detections[:0]
+
+
+def _iou(box: np.ndarray, others: np.ndarray, extent: float) -> np.ndarray:
+    """Intersection over union of one box with each of `others` (n, 4 or more) -> (n,)."""
+    top_left = np.maximum(box[:2], others[:, :2])
+    bottom_right = np.minimum(box[2:4], others[:, 2:4])
+    intersection = np.prod(np.maximum(bottom_right - top_left + extent, 0), axis=1)
+    area = np.prod(box[2:4] - box[:2] + extent)
+    areas = np.prod(others[:, 2:4] - others[:, :2] + extent, axis=1)
+    return intersection / (area + areas - intersection)

@@ -1,0 +1,1 @@
+"""S3FD, the published pipeline's detector (Zhang et al., ICCV 2017)."""

@@ -1,0 +1,70 @@
+"""Random changes to training samples. A whole window gets one change: varying it by frame would be false motion."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MAX_SHIFT = 0.05  # of the face's size
+MAX_SCALE = 0.08
+MAX_ROTATION = 6.0  # degrees
+MAX_BRIGHTNESS = 20.0  # of 255
+MAX_CONTRAST = 0.2
+MAX_TINT = 0.06  # factor on each colour channel
+MAX_MEL_GAIN = 0.5  # of the mel's [-4, 4]: about 6 dB
+
+
+@dataclass(frozen=True)
+class WindowTransform:
+    """Flip, shift, scale, rotation, brightness, contrast and tint of all frames of a sample; or nothing."""
+
+    active: bool
+    flip: bool = False
+    matrix: tuple[float, ...] = ()
+    gain: tuple[float, ...] = ()
+    bias: float = 0.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, active: bool) -> "WindowTransform":
+        if not active:
+            return cls(False)
+        angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+        scale = 1 + rng.uniform(-MAX_SCALE, MAX_SCALE)
+        matrix = cv2.getRotationMatrix2D((0.5, 0.5), angle, scale)
+        matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
+        contrast = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST)
+        gain = contrast * (1 + rng.uniform(-MAX_TINT, MAX_TINT, 3))
+        return cls(
+            True, bool(rng.integers(2)), tuple(matrix.ravel()), tuple(gain), rng.uniform(-1, 1) * MAX_BRIGHTNESS
+        )
+
+    def __call__(self, window: np.ndarray) -> np.ndarray:
+        """(T, H, W, 3) uint8 -> the same shape."""
+        if not self.active:
+            return window
+        height, width = window.shape[1:3]
+        matrix = np.array(self.matrix).reshape(2, 3)
+        matrix[:, 2] *= (width, height)
+        out = np.empty_like(window)
+        for t, frame in enumerate(window):
+            frame = cv2.warpAffine(frame, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+            out[t] = frame[:, ::-1] if self.flip else frame
+        tables = np.arange(256)[:, None] * np.array(self.gain) + (self.bias + 128 * (1 - np.mean(self.gain)))
+        tables = np.clip(tables, 0, 255).astype(np.uint8)
+        flat = out.reshape(-1, width, 3)
+        return cv2.LUT(flat, tables[:, None, :].reshape(1, 256, 3)).reshape(out.shape)
+
+
+@dataclass(frozen=True)
+class MelGain:
+    """One loudness for all mels of a sample; or nothing."""
+
+    offset: float = 0.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, active: bool) -> "MelGain":
+        return cls(float(rng.uniform(-1, 1) * MAX_MEL_GAIN) if active else 0.0)
+
+    def __call__(self, mel: np.ndarray) -> np.ndarray:
+        """(80, 16) in [-4, 4] -> the same."""
+        return np.clip(mel + self.offset, -4, 4).astype(np.float32) if self.offset else mel

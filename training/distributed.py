@@ -1,0 +1,66 @@
+"""Data parallelism by torchrun: one process a device, or one process alone when started plainly."""
+
+import os
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from errors import InputError
+
+
+class Workers:
+    """The processes of a run. `rank` 0 writes files and speaks."""
+
+    def __init__(self, device: str):
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError("--device cuda: this PyTorch sees no CUDA device; use --device cpu")
+        self.device = torch.device(f"cuda:{local_rank}" if device == "cuda" else device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.size > 1:
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network, its gradients averaged over the processes; its batch statistics too on CUDA."""
+        network.to(self.device, memory_format=torch.channels_last)
+        if self.size == 1:
+            return network
+        if self.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index])
+        return nn.parallel.DistributedDataParallel(network)
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element-wise sum over the processes."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return self.sum([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network without its data-parallel wrapper."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network

@@ -1,0 +1,70 @@
+"""The losses of the three stages (paper sections 3.1, 3.4 and 3.5). All are computed in float32."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.discriminator import stack_window
+from models.syncnet import SyncNet_color
+
+CHANCE = 0.693  # cross-entropy of a fair coin: ln 2
+
+
+def cosine_bce(audio_embedding: Tensor, face_embedding: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy of the cosine of two embeddings (N, D) against labels (N, 1) in {0, 1}.
+
+    Rounding can put a cosine a hair outside [0, 1]; it is clamped.
+    """
+    cosine = F.cosine_similarity(audio_embedding.float(), face_embedding.float())
+    return F.binary_cross_entropy(cosine.clamp(0, 1)[:, None], label)
+
+
+def info_nce(similarity: Tensor, clip: Tensor, start: Tensor, min_distance: int) -> Tensor:
+    """Symmetric cross-entropy of telling each speech's own lips, and each lips' own speech, in a batch.
+
+    Args:
+        similarity: (N, N) scaled cosines, speech by lips; the true pairs are on the diagonal.
+        clip: (N,) clip of each window; start: (N,) its first frame. Windows of one clip under `min_distance` frames
+            apart are no negatives of each other: they say almost the same.
+    """
+    near = (clip[:, None] == clip[None]) & ((start[:, None] - start[None]).abs() < max(1, min_distance))
+    near.fill_diagonal_(False)
+    logits = similarity.float().masked_fill(near, float("-inf"))
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor) -> Tensor:
+    """The expert's cross-entropy with label 1: mel (B, 1, 80, 16), generated faces (B, 3, 5, H, W).
+
+    The expert must be in eval mode: with batch statistics it would judge the batch, not the lips.
+    """
+    if expert.training:
+        raise ValueError("the expert must be in eval mode inside the generator's loss")
+    lips = stack_window(faces)
+    height, width = expert.img_size[0] // 2, expert.img_size[1]
+    if lips.shape[-2:] != (height, width):
+        lips = F.interpolate(lips, (height, width), mode="bilinear", antialias=True)
+    audio_embedding, face_embedding = expert(mel, lips)
+    return cosine_bce(audio_embedding, face_embedding, torch.ones(len(mel), 1, device=mel.device))
+
+
+def reconstruction_loss(generated: Tensor, truth: Tensor) -> Tensor:
+    """L1 distance of faces in [0, 1]."""
+    return F.l1_loss(generated.float(), truth)
+
+
+def perceptual_loss(discriminator: nn.Module, faces: Tensor) -> Tensor:
+    """The discriminator's cross-entropy with label 1 on generated faces (B, 3, 5, H, W)."""
+    return _adversarial(discriminator(faces), 1.0)
+
+
+def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropies on real (label 1) and on detached generated faces (label 0), each (B, 3, 5, H, W)."""
+    judged = discriminator(torch.cat((real, fake.detach())))  # one pass: the network has no batch statistics
+    on_real, on_fake = judged.view(-1, 2, len(real)).unbind(1)  # time-major: T x (real, fake) x B
+    return _adversarial(on_real, 1.0), _adversarial(on_fake, 0.0)
+
+
+def _adversarial(probability: Tensor, label: float) -> Tensor:
+    return F.binary_cross_entropy(probability.float(), torch.full_like(probability, label, dtype=torch.float32))

@@ -1,0 +1,251 @@
+"""What the three stages learn: networks, samples, losses, evaluation. The loop around them is training/trainer.py."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from hparams import HParams
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models.discriminator import lower_half
+from training import losses
+from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
+from training.distributed import bare
+
+Batch = dict[str, Tensor]
+Update = Callable[[str, Tensor], None]  # one optimiser step of the network with that prefix on that loss
+EVAL_SEED = 20200823  # validation windows are the same in every run
+
+
+class Stage(ABC):
+    """One training stage.
+
+    Attributes:
+        networks: the networks being trained by checkpoint file prefix; "" is the main one.
+        learning_rates: by the same prefixes.
+        betas: of Adam.
+        batch_size: samples a step.
+        lead: mel frames needed before a window, in video frames.
+        score: the validation metric by which the best checkpoint is chosen (lower is better).
+    """
+
+    betas = (0.9, 0.999)
+    lead = 0
+    score = "loss"
+
+    def __init__(self, hp: HParams):
+        self.hp = hp
+        self.networks: dict[str, nn.Module] = {}
+        self.learning_rates: dict[str, float] = {}
+        self.batch_size = hp.batch_size
+
+    @property
+    def loader_batch(self) -> int:
+        """Items of the training set that make a batch."""
+        return self.batch_size
+
+    @abstractmethod
+    def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset: ...
+
+    @abstractmethod
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """Learn from one batch; returns the losses to show."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
+        """Means over a validation batch."""
+
+    def eval_items(self, dataset: Dataset) -> int:
+        """Validation items, fixed in number and content."""
+        return len(dataset) * self.hp.eval_windows
+
+    def after_evaluation(self, metrics: dict[str, float]) -> None:  # noqa: B027 (most stages have no schedule)
+        """Let a schedule react to the validation metrics."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beyond networks and optimisers."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """The inverse of `state`."""
+
+    def sample_sheets(self, batch: Batch, network: nn.Module) -> np.ndarray | None:
+        """(B, T, H, n x W, 3) uint8 BGR pictures of a validation batch, or None."""
+        return None
+
+
+class ExpertStage(Stage):
+    """Stage 1: the expert lip-sync discriminator (paper section 3.1)."""
+
+    def __init__(self, hp: HParams):
+        super().__init__(hp)
+        self.networks = {"": SyncNet_color((hp.img_size, hp.img_size), hp.syncnet_width)}
+        self.learning_rates = {"": hp.syncnet_lr}
+        self.batch_size = hp.syncnet_batch_size
+
+    @property
+    def loader_batch(self) -> int:
+        if self.hp.syncnet_loss == "infonce":
+            return max(1, self.batch_size // self.hp.syncnet_windows)
+        return self.batch_size
+
+    def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
+        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
+        if split != "train":
+            return ExpertDataset(clips, self.hp, EVAL_SEED, train=False)
+        kind = ExpertPairsDataset if self.hp.syncnet_loss == "infonce" else ExpertDataset
+        return kind(clips, self.hp, seed, train=True)
+
+    def eval_items(self, dataset: Dataset) -> int:
+        return 2 * super().eval_items(dataset)  # a true and a false sample of each draw
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        expert = self.networks[""]
+        if self.hp.syncnet_loss == "infonce":
+            faces, mel = batch["faces"].flatten(0, 1), batch["mel"].flatten(0, 1)
+            audio_embedding, face_embedding = expert(mel, faces)
+            cosine = audio_embedding @ face_embedding.T
+            loss = losses.info_nce(
+                self.hp.infonce_scale * cosine,
+                batch["clip"].flatten(),
+                batch["start"].flatten(),
+                self.hp.min_negative_distance,
+            )
+            hits = (cosine.argmax(1) == torch.arange(len(cosine), device=cosine.device)).float().mean()
+            update("", loss)
+            return {"loss": loss, "top1": hits}
+        loss = losses.cosine_bce(*expert(batch["mel"], batch["faces"]), batch["label"])
+        update("", loss)
+        return {"loss": loss}
+
+    def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
+        """Published loss; accuracy of the cosine against 0.5; accuracy of preferring the true window of a pair."""
+        audio_embedding, face_embedding = network(batch["mel"], batch["faces"])
+        cosine = F.cosine_similarity(audio_embedding.float(), face_embedding.float())
+        true, false = cosine[0::2], cosine[1::2]
+        return {
+            "loss": losses.cosine_bce(audio_embedding, face_embedding, batch["label"]),
+            "accuracy": ((cosine > 0.5) == (batch["label"][:, 0] > 0.5)).float().mean(),
+            "pair_accuracy": ((true > false).float() + 0.5 * (true == false).float()).mean(),
+            "cosine_true": true.mean(),
+            "cosine_false": false.mean(),
+        }
+
+
+class GeneratorStage(Stage):
+    """Stage 2: the generator (paper section 3.4): (1 - w) L1 + w sync.
+
+    w starts at `hp.syncnet_wt` and becomes `settled_wt` once the evaluation sync loss is under the threshold; it is
+    part of the checkpoint.
+    """
+
+    lead = 1
+
+    def __init__(self, hp: HParams, expert: SyncNet_color):
+        super().__init__(hp)
+        self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
+        self.learning_rates = {"": hp.initial_learning_rate}
+        self.expert = expert.eval().requires_grad_(False)
+        self.sync_wt = hp.syncnet_wt
+        self.settled_wt = hp.syncnet_wt_settled
+
+    def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
+        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
+        train = split == "train"
+        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train=train)
+
+    def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
+        return network(batch["indiv_mels"], generator_input(batch))
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        generated = self._generate(batch, self.networks[""])
+        shown = self._generator_losses(batch, generated)
+        update("", shown["loss"])
+        return shown
+
+    def _generator_losses(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
+        l1 = losses.reconstruction_loss(generated, batch["target"])
+        shown = {"l1": l1}
+        total = (1 - self.sync_wt) * l1
+        if self.sync_wt > 0:
+            shown["sync"] = losses.sync_loss(self.expert, batch["mel"], generated)
+            total = total + self.sync_wt * shown["sync"]
+        return {"loss": total, **shown}
+
+    def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
+        """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
+        generated = self._generate(batch, network)
+        error = lower_half(generated.float() - batch["target"]).square().mean((1, 2, 3, 4))
+        sync = losses.sync_loss(self.expert, batch["mel"], generated)
+        l1 = losses.reconstruction_loss(generated, batch["target"])
+        weight = self.sync_wt or self.settled_wt
+        return {
+            "loss": (1 - weight) * l1 + weight * sync,
+            "l1": l1,
+            "sync": sync,
+            "sync_real": losses.sync_loss(self.expert, batch["mel"], batch["target"]),
+            "psnr_lower": (-10 * error.clamp_min(1e-10).log10()).mean(),
+        }
+
+    def after_evaluation(self, metrics: dict[str, float]) -> None:
+        if metrics["sync"] < self.hp.syncnet_threshold:
+            self.sync_wt = max(self.sync_wt, self.settled_wt)
+
+    def state(self) -> dict[str, Any]:
+        return {"sync_wt": self.sync_wt}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.sync_wt = float(state.get("sync_wt", self.sync_wt))
+
+    def sample_sheets(self, batch: Batch, network: nn.Module) -> np.ndarray:
+        """Reference | input | generated | truth."""
+        generated = self._generate(batch, network).float()
+        stacked = generator_input(batch)
+        row = torch.cat((batch["reference"], stacked[:, :3], generated, batch["target"]), dim=-1)
+        return (row * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+class QualityStage(GeneratorStage):
+    """Stage 2 with the visual-quality discriminator (paper section 3.5): w sync + 0.07 perceptual + the rest L1."""
+
+    betas = (0.5, 0.999)
+
+    def __init__(self, hp: HParams, expert: SyncNet_color):
+        super().__init__(hp, expert)
+        self.networks["disc_"] = Wav2Lip_disc_qual((hp.img_size, hp.img_size), hp.disc_width)
+        self.learning_rates["disc_"] = hp.disc_initial_learning_rate
+        self.settled_wt = hp.hq_syncnet_wt_settled
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        discriminator = self.networks["disc_"]
+        generated = self._generate(batch, self.networks[""])
+        shown = self._generator_losses(batch, generated)
+        if self.hp.disc_wt > 0:
+            discriminator.requires_grad_(False)
+            shown["perceptual"] = losses.perceptual_loss(bare(discriminator), generated)
+            discriminator.requires_grad_(True)
+            shown["loss"] = (
+                shown["loss"] - self.hp.disc_wt * shown["l1"] + self.hp.disc_wt * shown["perceptual"]
+            )
+        update("", shown["loss"])
+        real, fake = losses.discriminator_loss(discriminator, batch["target"], generated)
+        update("disc_", (real + fake) / 2)
+        return {**shown, "disc_real": real, "disc_fake": fake}
+
+    def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
+        generated = self._generate(batch, network)
+        real, fake = losses.discriminator_loss(bare(self.networks["disc_"]), batch["target"], generated)
+        return {**super().evaluate(batch, network), "disc_real": real, "disc_fake": fake}
+
+
+def generator_input(batch: Batch) -> Tensor:
+    """Target with its lower half zero, stacked before the reference: (B, 6, 5, H, W)."""
+    masked = batch["target"].clone()
+    lower_half(masked).zero_()
+    return torch.cat((masked, batch["reference"]), dim=1)

@@ -1,0 +1,374 @@
+"""The one training loop: steps, evaluation, checkpoints, resume, logging, devices."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, default_collate
+from tqdm import tqdm
+
+from errors import InputError
+from hparams import HParams
+from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from training.distributed import Workers, bare
+from training.data import StepSampler
+from training.stages import Stage
+
+SHOWN_STEPS = 50  # the bar shows means over this many steps
+SHEET_CLIPS = 8  # validation samples in a sample sheet
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training script is told, besides hyper-parameters."""
+
+    data_root: Path
+    checkpoint_dir: Path
+    filelists: Path
+    checkpoints: dict[str, Path]  # to resume from, by network prefix
+    init_from: Path | None = None  # weights to start from at step 0
+    steps: int | None = None  # the global step at which the run is done; None: until interrupted
+    checkpoint_interval: int = 3000
+    eval_interval: int = 3000
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+
+
+class Trainer:
+    """Trains a stage. `run` returns when the steps are done, or after a checkpoint when interrupted."""
+
+    def __init__(self, stage: Stage, options: TrainOptions, hp: HParams):
+        self.stage, self.options, self.hp = stage, options, hp
+        self.workers = Workers(options.device)
+        torch.manual_seed(options.seed + self.workers.rank)
+        self.global_step = 0
+        self.best = math.inf
+        self.interrupted = False
+        self.recent: dict[str, deque[float]] = {}
+        self.waited = 0.0
+
+        device = self.workers.device
+        self.autocast = _autocast_dtype(options.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast is torch.float16)
+        if options.init_from:
+            load_weights(stage.networks[""], read_checkpoint(options.init_from)["state_dict"], options.init_from)
+        self.optimizers = {}
+        for prefix, network in stage.networks.items():
+            stage.networks[prefix] = self.workers.wrap(network)
+            self.optimizers[prefix] = torch.optim.AdamW(
+                network.parameters(), stage.learning_rates[prefix], stage.betas, weight_decay=hp.weight_decay
+            )
+        if hasattr(stage, "expert"):
+            stage.expert.to(device, memory_format=torch.channels_last)
+        self.average = None
+        if hp.ema_decay:
+            self.average = AveragedModel(
+                bare(stage.networks[""]), multi_avg_fn=get_ema_multi_avg_fn(hp.ema_decay), use_buffers=True
+            )
+        self._resume()
+        self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
+        self.eval_set = stage.dataset(options.data_root, "val", options.seed, options.filelists)
+
+    # Steps
+
+    def run(self) -> None:
+        """Train to the last step; Ctrl-C saves a checkpoint first and raises KeyboardInterrupt."""
+        options = self.options
+        previous = {kind: signal.signal(kind, self._interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+        options.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        saved_at = self.global_step
+        started = time.perf_counter()
+        try:
+            with Logs(options.checkpoint_dir, self.workers.leads) as logs, self._bar() as bar:
+                batches = iter(self._train_loader())
+                while options.steps is None or self.global_step < options.steps:
+                    waiting = time.perf_counter()
+                    batch = self._to_device(next(batches))
+                    self.waited += time.perf_counter() - waiting
+                    self._step(batch, logs, bar)
+                    if self.global_step % options.eval_interval == 0:
+                        self._evaluate(logs, bar)
+                    stop = self.workers.any(self.interrupted)
+                    if stop or self.global_step % options.checkpoint_interval == 0:
+                        self._save()
+                        saved_at = self.global_step
+                    if stop:
+                        break
+                if not self.interrupted and self.global_step % options.eval_interval:
+                    self._evaluate(logs, bar)
+                if saved_at != self.global_step:
+                    self._save()
+        finally:
+            for kind, handler in previous.items():
+                signal.signal(kind, handler)
+            self.workers.close()
+        share = self.waited / max(1e-9, time.perf_counter() - started)
+        if self.workers.leads:
+            tqdm.write(
+                f"step {self.global_step}: checkpoints in {options.checkpoint_dir}; "
+                f"{share:.0%} of the time went into waiting for data"
+            )
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted:  # a second Ctrl-C does not wait
+            sys.exit(130)
+        self.interrupted = True
+
+    def _step(self, batch: dict[str, Tensor], logs: "Logs", bar: tqdm) -> None:
+        for prefix, network in self.stage.networks.items():
+            network.train()
+            for group in self.optimizers[prefix].param_groups:
+                group["lr"] = self.stage.learning_rates[prefix] * learning_rate_factor(self.global_step, self.hp)
+        with self._autocasting():
+            shown = self.stage.step(batch, self._update)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(bare(self.stage.networks[""]))
+        self.global_step += 1
+        values = {name: float(value.detach()) for name, value in shown.items()}
+        self._stop_if_not_finite(values)
+        for name, value in values.items():
+            self.recent.setdefault(name, deque(maxlen=SHOWN_STEPS)).append(value)
+        bar.update()
+        if self.global_step % 10 == 0:
+            means = {name: sum(recent) / len(recent) for name, recent in self.recent.items()}
+            bar.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()}, refresh=False)
+            lr = self.optimizers[""].param_groups[0]["lr"]
+            logs.write("train", self.global_step, {**means, "lr": lr, **self.stage.state()})
+
+    def _update(self, prefix: str, loss: Tensor) -> None:
+        """One optimiser step of a network; with fp16, losses are scaled so that small gradients survive."""
+        network, optimizer = self.stage.networks[prefix], self.optimizers[prefix]
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.workers.device.type, enabled=False):
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(optimizer)
+            if self.hp.grad_clip:
+                nn.utils.clip_grad_norm_(network.parameters(), self.hp.grad_clip)
+            self.scaler.step(optimizer)
+
+    def _stop_if_not_finite(self, values: dict[str, float]) -> None:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if self.workers.any(bool(broken)):
+            raise InputError(
+                f"training diverged at step {self.global_step} ({', '.join(broken)} is not finite): "
+                "resume from the last checkpoint with a lower learning rate or --precision fp32"
+            )
+
+    def _train_loader(self) -> DataLoader:
+        workers = self.workers
+        sampler = StepSampler(self.stage.loader_batch, self.global_step, workers.rank, workers.size)
+        count = _loader_processes(self.hp, self.workers)
+        return DataLoader(
+            self.train_set,
+            batch_sampler=sampler,
+            num_workers=count,
+            pin_memory=self.workers.device.type == "cuda",
+            persistent_workers=count > 0,
+            worker_init_fn=_ignore_interrupt,
+        )
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """To the device; pictures from uint8 to [0, 1]."""
+        moved = {}
+        for name, value in batch.items():
+            value = value.to(self.workers.device, non_blocking=True)
+            moved[name] = value.float().div_(255) if value.dtype == torch.uint8 else value
+        return moved
+
+    def _autocasting(self) -> torch.autocast:
+        return torch.autocast(
+            self.workers.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.options.steps, initial=self.global_step, unit="step", disable=not self.workers.leads,
+            desc=type(self.stage).__name__.removesuffix("Stage").lower(), dynamic_ncols=True, mininterval=1.0,
+        )  # fmt: skip
+
+    # Evaluation
+
+    def _evaluate(self, logs: "Logs", bar: tqdm) -> None:
+        """Validation on fixed windows, shared among the processes; then the schedule, samples and the best state."""
+        network = self._evaluated()
+        for trained in self.stage.networks.values():
+            trained.eval()
+        items = self.stage.eval_items(self.eval_set)
+        batch_size = max(2, self.stage.batch_size // 2 * 2)  # even: a pair of the expert stays together
+        firsts = range(self.workers.rank * batch_size, items, batch_size * self.workers.size)
+        sums: dict[str, float] = {}
+        seen = 0
+        with torch.inference_mode(), self._autocasting():
+            for first in firsts:
+                batch = self._to_device(_collate(self.eval_set, range(first, min(items, first + batch_size))))
+                count = len(batch["mel"])
+                for name, mean in self.stage.evaluate(batch, network).items():
+                    sums[name] = sums.get(name, 0.0) + float(mean) * count
+                seen += count
+            sheets = None
+            if self.workers.leads:
+                batch = self._to_device(_collate(self.eval_set, range(min(items, SHEET_CLIPS))))
+                sheets = self.stage.sample_sheets(batch, network)
+        names = sorted(sums) if sums else []
+        *totals, seen = self.workers.sum([*(sums[name] for name in names), float(seen)])
+        metrics = {name: total / seen for name, total in zip(names, totals, strict=True)}
+        self.stage.after_evaluation(metrics)
+        logs.write("val", self.global_step, metrics)
+        if self.workers.leads:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            bar.write(f"step {self.global_step} validation: {shown}", file=sys.stderr)
+        if sheets is not None:
+            write_sheets(sheets, self.options.checkpoint_dir / f"samples_step{self.global_step:09d}")
+            logs.picture("samples", self.global_step, sheets)
+        if metrics[self.stage.score] < self.best:
+            self.best = metrics[self.stage.score]
+            if self.workers.leads:
+                self._write("", self.options.checkpoint_dir / "checkpoint_best.pth", network)
+
+    def _evaluated(self) -> nn.Module:
+        """The network that validation sees: the averaged one where weights are averaged."""
+        return self.average.module.eval() if self.average is not None else bare(self.stage.networks[""])
+
+    # Checkpoints
+
+    def _save(self) -> None:
+        if self.workers.leads:
+            for prefix, network in self.stage.networks.items():
+                name = f"{prefix}checkpoint_step{self.global_step:09d}.pth"
+                self._write(prefix, self.options.checkpoint_dir / name, bare(network))
+        self.workers.barrier()
+
+    def _write(self, prefix: str, path: Path, network: nn.Module) -> None:
+        entries: dict[str, Any] = {
+            "optimizer": self.optimizers[prefix].state_dict() if self.hp.save_optimizer_state else None,
+            "global_step": self.global_step,
+            "global_epoch": self.global_step * self.stage.loader_batch * self.workers.size // len(self.train_set),
+        }
+        if prefix == "":
+            entries["trainer"] = {
+                "best": self.best,
+                "stage": self.stage.state(),
+                "torch_rng": torch.get_rng_state(),
+                "scaler": self.scaler.state_dict(),
+            }
+            if self.average is not None:
+                entries["average"] = self.average.state_dict()
+        save_checkpoint(path, network, **entries)
+
+    def _resume(self) -> None:
+        """Go on from checkpoints; those of the published scripts have no `trainer` entry and resume too."""
+        for prefix, path in self.options.checkpoints.items():
+            checkpoint = read_checkpoint(path)
+            load_weights(bare(self.stage.networks[prefix]), checkpoint["state_dict"], path)
+            if checkpoint.get("optimizer"):
+                try:
+                    self.optimizers[prefix].load_state_dict(checkpoint["optimizer"])
+                except (ValueError, KeyError) as error:
+                    raise InputError(
+                        f"checkpoint {path}: its optimizer state does not fit ({error}); use --init_from to start anew"
+                    ) from error
+            if prefix != "":
+                continue
+            self.global_step = int(checkpoint.get("global_step", 0))
+            trainer = checkpoint.get("trainer", {})
+            self.best = float(trainer.get("best", math.inf))
+            self.stage.load_state(trainer.get("stage", {}))
+            if "torch_rng" in trainer and self.workers.size == 1:
+                torch.set_rng_state(trainer["torch_rng"])
+            if trainer.get("scaler"):
+                self.scaler.load_state_dict(trainer["scaler"])
+            if self.average is not None:
+                if "average" in checkpoint:
+                    self.average.load_state_dict(checkpoint["average"])
+                else:
+                    self.average.module.load_state_dict(checkpoint["state_dict"])
+
+
+class Logs:
+    """TensorBoard event files and a JSON-lines log in the checkpoint folder; silent where `active` is not set."""
+
+    def __init__(self, folder: Path, active: bool):
+        self.folder, self.active = folder, active
+
+    def __enter__(self) -> "Logs":
+        if self.active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.folder / "tensorboard"))
+            self.lines = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.active:
+            self.board.close()
+            self.lines.close()
+
+    def write(self, split: str, step: int, metrics: dict[str, float]) -> None:
+        if not self.active:
+            return
+        for name, value in metrics.items():
+            self.board.add_scalar(f"{split}/{name}", value, step)
+        record = {"step": step, "split": split, "time": round(time.time(), 1)}
+        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+        print(json.dumps({**record, **rounded}), file=self.lines, flush=True)
+
+    def picture(self, name: str, step: int, sheets: np.ndarray) -> None:
+        """Sheets (B, T, H, W, 3) uint8 BGR as one grid, a clip a row."""
+        if self.active:
+            rows = [np.concatenate(list(sheet), axis=1) for sheet in sheets]
+            grid = np.concatenate(rows, axis=0)[..., ::-1].copy()
+            self.board.add_image(name, grid, step, dataformats="HWC")
+
+
+def write_sheets(sheets: np.ndarray, folder: Path) -> None:
+    """Sheets (B, T, H, W, 3) uint8 BGR as `<sample>_<frame>.jpg`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for b, sheet in enumerate(sheets):
+        for t, picture in enumerate(sheet):
+            cv2.imwrite(str(folder / f"{b}_{t}.jpg"), picture)
+
+
+def learning_rate_factor(step: int, hp: HParams) -> float:
+    """Linear warm-up, then a cosine to a hundredth at `hp.decay_steps`; 1 throughout by default."""
+    factor = min(1.0, (step + 1) / hp.warmup_steps) if hp.warmup_steps else 1.0
+    if hp.decay_steps:
+        progress = min(1.0, step / hp.decay_steps)
+        factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
+    return factor
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _loader_processes(hp: HParams, workers: Workers) -> int:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(hp.num_workers, max(1, (os.cpu_count() or 1) // local))
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C reaches the whole process group; the loop decides when its loaders end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def _collate(dataset: Any, indices: range) -> dict[str, Tensor]:
+    return default_collate([dataset[index] for index in indices])
