@@ -20,7 +20,7 @@ MIN_AMPLITUDE = 1e-5  # -100 dB: floor before the logarithm
 def load_wav(path: str | Path, sr: int = hparams.sample_rate) -> np.ndarray:
     """Decode the first audio stream of any media file to a mono waveform.
 
-    Returns (samples,) float32, nominally in [-1, 1], at `sr` Hz.
+    Returns (samples,) float32, nominally in [-1, 1], at `sr` Hz: the mean of the channels.
     Raises InputError when the file is missing, is no media file or has no audio stream that decodes.
     A file that ends in the middle of a packet gives what decodes.
     """
@@ -28,10 +28,8 @@ def load_wav(path: str | Path, sr: int = hparams.sample_rate) -> np.ndarray:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"audio file {path} does not exist or is not a file: give any file with an audio stream"
-        )
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sr)
+        raise InputError(f"audio file {path} does not exist or is not a file: give any file with an audio stream")
+    resampler = av.AudioResampler(format="fltp", rate=sr)
     chunks = []
     try:
         with av.open(str(path)) as container:
@@ -39,15 +37,15 @@ def load_wav(path: str | Path, sr: int = hparams.sample_rate) -> np.ndarray:
                 raise InputError(f"{path} has no audio stream: give a file with sound")
             try:
                 for frame in container.decode(container.streams.audio[0]):
-                    chunks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+                    chunks += [out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)]
             except av.error.InvalidDataError:
                 pass  # truncated: what decoded so far counts
-    except (av.error.FFmpegError, OSError, UnicodeError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as audio ({_reason(error)}): give any file with an audio stream"
         ) from error
     if chunks:
-        chunks += [out.to_ndarray()[0] for out in resampler.resample(None)]
+        chunks += [out.to_ndarray().mean(axis=0) for out in resampler.resample(None)]
     wav = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
     if wav.size == 0:
         raise InputError(f"the audio stream of {path} holds no sound that decodes: give another file")
@@ -91,9 +89,7 @@ def melspectrogram(wav: np.ndarray, hp: HParams = hparams) -> np.ndarray:
     if not np.isfinite(wav).all():
         raise InputError("the audio has samples that are not numbers (NaN or infinite): export it again")
     if wav.size <= hp.n_fft // 2:
-        raise InputError(
-            f"the audio lasts {1000 * wav.size / hp.sample_rate:.0f} ms: at least 200 ms are needed"
-        )
+        raise InputError(f"the audio lasts {1000 * wav.size / hp.sample_rate:.0f} ms: at least 200 ms are needed")
     mel = _mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax) @ _magnitude(wav, hp)
     return _normalize(_amp_to_db(mel) - hp.ref_level_db, hp).astype(np.float32)
 
@@ -127,9 +123,7 @@ def _magnitude(wav: np.ndarray, hp: HParams) -> np.ndarray:
 
     emphasized = preemphasis(wav, hp.preemphasis)
     return np.abs(
-        librosa.stft(
-            emphasized, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, pad_mode="reflect"
-        )
+        librosa.stft(emphasized, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, pad_mode="reflect")
     )
 
 

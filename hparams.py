@@ -90,9 +90,7 @@ class HParams:
         for pair in filter(None, (part.strip() for part in text.split(","))):
             name, equals, value = (piece.strip() for piece in pair.partition("="))
             if not equals or name not in types:
-                raise InputError(
-                    f"--hparams: '{pair}' is not name=value of a known hyper-parameter (see hparams.py)"
-                )
+                raise InputError(f"--hparams: '{pair}' is not name=value of a known hyper-parameter (see hparams.py)")
             changes[name] = _parse(name, value, types[name])
         return dataclasses.replace(self, **changes)
 

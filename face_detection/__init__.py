@@ -1,5 +1,5 @@
 """Face detection: S3FD, as the published system uses it, and CenterFace, the embedded default."""
 
-from face_detection.api import FaceAlignment, LandmarksType
+from face_detection.api import DETECTORS, FaceAlignment, LandmarksType, NetworkSize
 
-__all__ = ["FaceAlignment", "LandmarksType"]
+__all__ = ["DETECTORS", "FaceAlignment", "LandmarksType", "NetworkSize"]

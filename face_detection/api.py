@@ -21,68 +21,86 @@ class LandmarksType(Enum):
     _3D = 3
 
 
+class NetworkSize(Enum):
+    """Size of the landmark network; kept for callers of the field's interface, which only asks for boxes."""
+
+    LARGE = 4
+
+
 class FaceAlignment:
     """A face detector behind the field's interface.
 
-    Args:
-        landmarks_type: accepted for compatibility.
-        flip_input: accepted for compatibility; detection does not use it.
-        device: where S3FD runs. CenterFace runs on the CPU always.
-        face_detector: "sfd", "centerface", or "auto": S3FD when its weights are there, else CenterFace.
-        settings: passed on to the detector.
+    `face_detector`: "sfd" (S3FD), "centerface", or "auto": S3FD when its weights are there (see
+    `face_detection.detection.sfd`), else CenterFace. `device`: where S3FD runs; CenterFace runs on the CPU
+    always. `verbose` prints the detector's name. Further keywords are settings of that detector: `weights_path`
+    and `threshold`, and `size` for CenterFace. `landmarks_type`, `network_size` and `flip_input` are
+    accepted and change nothing.
 
-    Raises InputError for an unknown detector, and when S3FD is asked for without its weights.
+    Raises InputError for an unknown detector, absent or unusable weights, and settings out of range.
     """
 
     def __init__(
         self,
         landmarks_type: LandmarksType = LandmarksType._2D,
-        flip_input: bool = False,
+        network_size: NetworkSize = NetworkSize.LARGE,
         device: str = "cpu",
+        flip_input: bool = False,
         face_detector: str = "auto",
         verbose: bool = False,
         **settings: Any,
-    ):
-        self.face_detector = make_detector(face_detector, device, **settings)
+    ) -> None:
+        self.name = resolve_detector(face_detector)
+        self.face_detector = make_detector(self.name, device, **settings)
+        if verbose:
+            print(f"face detector: {self.name}")
 
     def detect_faces(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """All faces of each (H, W, 3) uint8 BGR frame: (n, 5) float32 x1, y1, x2, y2, score; best first."""
-        return self.face_detector.detect_from_batch(np.asarray(images))
+        """All faces of each frame of `images` (N, H, W, 3), uint8 BGR; a list of N frames of one size serves.
 
-    def get_detections_for_batch(self, images: np.ndarray) -> list[Box | None]:
-        """The best face of each frame of (N, H, W, 3) uint8 BGR: (x1, y1, x2, y2) in whole pixels, or None."""
+        Returns N float32 arrays (n, 5): x1, y1, x2, y2 in pixels of the frame (a box may reach beyond it) and
+        the score in [0, 1]; best first, (0, 5) where there is no face. Raises ValueError for other shapes or
+        types, and torch.OutOfMemoryError when S3FD's device has no room for the batch.
+        """
+        _check_frames(images)
+        return self.face_detector.detect(images) if len(images) else []
+
+    def get_detections_for_batch(self, images: Sequence[np.ndarray]) -> list[Box | None]:
+        """The best face of each frame of `images` (N, H, W, 3), uint8 BGR: (x1, y1, x2, y2) or None.
+
+        Sides are clipped at 0 and truncated to integers. Raises what `detect_faces` does.
+        """
         return [to_box(faces[0]) if len(faces) else None for faces in self.detect_faces(images)]
 
 
 def to_box(face: np.ndarray) -> Box:
-    """A detection clipped at 0 and truncated to whole pixels."""
-    x1, y1, x2, y2 = (int(side) for side in np.clip(face[:4], 0, None))
+    """A detection (4 or 5 values), clipped at 0 and truncated to whole pixels."""
+    x1, y1, x2, y2 = (int(side) for side in np.maximum(face[:4], 0))
     return x1, y1, x2, y2
+
+
+def resolve_detector(name: str) -> str:
+    """ "sfd" or "centerface": what a name in `DETECTORS` stands for here. Raises InputError for another name."""
+    if name not in DETECTORS:
+        raise InputError(f"unknown face detector '{name}': use one of {', '.join(DETECTORS)}")
+    if name != "auto":
+        return name
+    from face_detection.detection.sfd import weights_path
+
+    return "centerface" if weights_path() is None else "sfd"
 
 
 def make_detector(name: str, device: str = "cpu", **settings: Any) -> FaceDetector:
     """The detector of a name in `DETECTORS`. Raises InputError."""
     if resolve_detector(name) == "sfd":
-        from face_detection.detection.sfd import SFDDetector
+        from face_detection.detection.sfd.sfd_detector import SFDDetector
 
         return SFDDetector(device=device, **settings)
-    from face_detection.detection.centerface.detector import CenterFaceDetector
+    from face_detection.detection.centerface import CenterFaceDetector
 
     return CenterFaceDetector(**settings)
 
 
-def resolve_detector(name: str) -> str:
-    """"sfd" or "centerface": what a name in `DETECTORS` stands for here. Raises InputError."""
-    if name not in DETECTORS:
-        raise InputError(f"unknown face detector '{name}': use one of {', '.join(DETECTORS)}")
-    if name == "auto":
-        return "sfd" if _sfd_weights_present() else "centerface"
-    return name
-
-
-def _sfd_weights_present() -> bool:
-    try:
-        from face_detection.detection.sfd import weights_path
-    except ImportError:
-        return False
-    return weights_path() is not None
+def _check_frames(images: Sequence[np.ndarray]) -> None:
+    for image in images:
+        if image.shape != images[0].shape or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"expected (H, W, 3) frames of uint8 of one size, not {image.shape} {image.dtype}")

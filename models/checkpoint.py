@@ -46,9 +46,7 @@ class ModelDims:
             height, width = dims.get("img_size", cls.img_size)
             return cls((int(height), int(width)), float(dims.get("width", cls.width)))
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"checkpoint {path} has unreadable network dimensions: use another file"
-            ) from error
+            raise InputError(f"checkpoint {path} has unreadable network dimensions: use another file") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -66,20 +64,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(_why_unreadable(path, error)) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         checkpoint = content
-    elif (
-        isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())
-    ):
+    elif isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         checkpoint = {"state_dict": content}
     else:
         raise InputError(f"checkpoint {path} holds no network weights: use a file with a state_dict")
     weights = checkpoint["state_dict"]
     if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(
-            f"checkpoint {path} holds no network weights: its state_dict has entries other than tensors"
-        )
-    checkpoint["state_dict"] = {
-        name.removeprefix("module."): _widened(value) for name, value in weights.items()
-    }
+        raise InputError(f"checkpoint {path} holds no network weights: its state_dict has entries other than tensors")
+    checkpoint["state_dict"] = {name.removeprefix("module."): _widened(value) for name, value in weights.items()}
     return checkpoint
 
 
@@ -92,9 +84,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Tensor], path: str | 
     """Copy weights into a network of the same names and shapes. Raises InputError for those of another network."""
     expected = network.state_dict()
     misfits = expected.keys() ^ state_dict.keys()
-    misfits |= {
-        name for name in expected.keys() & state_dict.keys() if expected[name].shape != state_dict[name].shape
-    }
+    misfits |= {name for name in expected.keys() & state_dict.keys() if expected[name].shape != state_dict[name].shape}
     if misfits:
         raise InputError(
             f"checkpoint {path} is of another network than {type(network).__name__}: "
@@ -144,9 +134,7 @@ def save_checkpoint(path: str | Path, network: nn.Module, half: bool = False, **
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     if half:
-        weights = {
-            name: value.half() if value.is_floating_point() else value for name, value in weights.items()
-        }
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     dims = ModelDims.of(network)
     if dims != ModelDims():
         entries["dims"] = dataclasses.asdict(dims)
@@ -180,6 +168,6 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return f"checkpoint {path} is empty: download or train it again"
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         return f"checkpoint {path} is a web page, not weights: download the file itself"
-    if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+    if "unsupported global" in str(error).lower():
         return f"checkpoint {path} holds pickled code, which is refused: use a file of tensors only"
     return f"checkpoint {path} is damaged or is no checkpoint: download or train it again"

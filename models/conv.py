@@ -13,9 +13,7 @@ class Conv2d(nn.Module):
 
     def __init__(self, cin: int, cout: int, kernel_size: Size, stride: Size, padding: Size, residual=False):
         super().__init__()
-        self.conv_block = nn.Sequential(
-            nn.Conv2d(cin, cout, kernel_size, stride, padding), nn.BatchNorm2d(cout)
-        )
+        self.conv_block = nn.Sequential(nn.Conv2d(cin, cout, kernel_size, stride, padding), nn.BatchNorm2d(cout))
         self.act = nn.ReLU()
         self.residual = residual
 
@@ -39,9 +37,7 @@ class nonorm_Conv2d(nn.Module):  # noqa: N801 (the published name)
 class Conv2dTranspose(nn.Module):
     """Transposed convolution, batch norm, ReLU. (N, cin, H, W) -> (N, cout, H', W')."""
 
-    def __init__(
-        self, cin: int, cout: int, kernel_size: Size, stride: Size, padding: Size, output_padding: Size = 0
-    ):
+    def __init__(self, cin: int, cout: int, kernel_size: Size, stride: Size, padding: Size, output_padding: Size = 0):
         super().__init__()
         self.conv_block = nn.Sequential(
             nn.ConvTranspose2d(cin, cout, kernel_size, stride, padding, output_padding), nn.BatchNorm2d(cout)
@@ -73,14 +69,12 @@ def face_levels(img_size: tuple[int, int]) -> int:
     while height % 2 == 0 and width % 2 == 0 and min(height, width) // 2 >= 3:
         height, width, levels = height // 2, width // 2, levels + 1
     if levels < 5 or max(height, width) > 10:
-        raise ValueError(
-            f"a face of {img_size[0]} x {img_size[1]} pixels does not halve down to 3 to 10 cells a side"
-        )
+        raise ValueError(f"a face of {img_size[0]} x {img_size[1]} pixels does not halve down to 3 to 10 cells a side")
     return levels
 
 
 def audio_encoder(width: float, residuals_at_256: int) -> nn.Sequential:
-    """Mel window (N, 1, 80, 16) -> embedding (N, 512 x width, 1, 1). The generator has 1 residual at 256, the expert 2."""
+    """Mel window (N, 1, 80, 16) -> embedding (N, 512 x width, 1, 1); 1 residual at 256 in the generator, 2 in the expert."""
     c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
     return nn.Sequential(
         Conv2d(1, c32, 3, 1, 1),

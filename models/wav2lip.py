@@ -53,11 +53,7 @@ class Wav2Lip(nn.Module):
         decoder = [nn.Sequential(Conv2d(c512, c512, 1, 1, 0))]
         for level, (cout, count) in enumerate(DECODER_STAGES + ((FINEST_DECODER_CHANNELS, 2),) * extra):
             cin, cout = channels + skips[level], scaled(cout, width)
-            grow = (
-                Conv2dTranspose(cin, cout, cells, 1, 0)
-                if level == 0
-                else Conv2dTranspose(cin, cout, 3, 2, 1, 1)
-            )
+            grow = Conv2dTranspose(cin, cout, cells, 1, 0) if level == 0 else Conv2dTranspose(cin, cout, 3, 2, 1, 1)
             decoder.append(nn.Sequential(grow, *residuals(cout, count)))
             channels = cout
         self.face_decoder_blocks = nn.ModuleList(decoder)

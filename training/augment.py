@@ -34,9 +34,7 @@ class WindowTransform:
         matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
         contrast = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST)
         gain = contrast * (1 + rng.uniform(-MAX_TINT, MAX_TINT, 3))
-        return cls(
-            True, bool(rng.integers(2)), tuple(matrix.ravel()), tuple(gain), rng.uniform(-1, 1) * MAX_BRIGHTNESS
-        )
+        return cls(True, bool(rng.integers(2)), tuple(matrix.ravel()), tuple(gain), rng.uniform(-1, 1) * MAX_BRIGHTNESS)
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """(T, H, W, 3) uint8 -> the same shape."""

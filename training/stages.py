@@ -230,9 +230,7 @@ class QualityStage(GeneratorStage):
             discriminator.requires_grad_(False)
             shown["perceptual"] = losses.perceptual_loss(bare(discriminator), generated)
             discriminator.requires_grad_(True)
-            shown["loss"] = (
-                shown["loss"] - self.hp.disc_wt * shown["l1"] + self.hp.disc_wt * shown["perceptual"]
-            )
+            shown["loss"] = shown["loss"] - self.hp.disc_wt * shown["l1"] + self.hp.disc_wt * shown["perceptual"]
         update("", shown["loss"])
         real, fake = losses.discriminator_loss(discriminator, batch["target"], generated)
         update("disc_", (real + fake) / 2)

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from training.distributed import Workers, bare
 from training.data import StepSampler
+from training.distributed import Workers, bare
 from training.stages import Stage
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps

@@ -1,27 +1,28 @@
 """What every face detector offers, and the suppression of overlapping boxes that they share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 
 
 class FaceDetector(ABC):
-    """Finds faces in frames of one size."""
+    """Finds faces in frames."""
 
     @abstractmethod
-    def detect_from_batch(self, images: np.ndarray) -> list[np.ndarray]:
-        """Detect in `images` (N, H, W, 3), uint8 BGR.
+    def detect(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Detect in N frames of one size, each (H, W, 3), uint8 BGR.
 
-        Returns N float32 arrays (n, 5): x1, y1, x2, y2 in pixels of the frame, neither rounded nor clipped to it,
-        and the score in [0, 1]; best first, (0, 5) where there is no face.
+        Returns N float32 arrays (n, 5): x1, y1, x2, y2 in pixels of the frame, neither rounded nor clipped to
+        it, and the score in [0, 1]; best first, (0, 5) where there is no face.
         """
 
 
 def non_maximum_suppression(detections: np.ndarray, max_iou: float, extent: float = 0.0) -> np.ndarray:
     """Drop every box that overlaps a better one by more than `max_iou`.
 
-    `detections` (n, 5): x1, y1, x2, y2, score. `extent` is added to each width and height: 1 where the coordinates
-    name the first and last pixel inside, 0 where they name edges. Returns the boxes that are left, best first.
+    `detections` (n, 5): x1, y1, x2, y2, score. `extent` is added to each width and height: 1 where coordinates
+    name the first and the last pixel inside, 0 where they name edges. Returns what is left, best first.
     """
     rest = detections[np.argsort(-detections[:, 4], kind="stable")]
     kept = []
@@ -29,7 +30,7 @@ def non_maximum_suppression(detections: np.ndarray, max_iou: float, extent: floa
         best, rest = rest[0], rest[1:]
         kept.append(best)
         rest = rest[_iou(best, rest, extent) <= max_iou]
-    return np.stack(kept) if kept else detections[:0]
+    return np.stack(kept) if kept else rest
 
 
 def _iou(box: np.ndarray, others: np.ndarray, extent: float) -> np.ndarray:

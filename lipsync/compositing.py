@@ -1,0 +1,72 @@
+"""The generated face back into the frame: pasted as published, or melted into it so that no seam shows."""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+BLENDS = ("feather", "paste")
+Box = tuple[int, int, int, int]
+
+# The feather mask, in fractions of the box. Only the lower half of a face is synthesised; the upper half is the
+# network's copy at its own low resolution, so the original stays above and the two melt between eyes and lips.
+FADE_IN_TOP, FULL_FROM = 0.38, 0.60  # rows: weight 0 above the first, 1 below the second (nose tip)
+SIDE_FADE = 0.16  # of the width, at the left and right edge
+BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
+CACHED_MASKS = 64  # box sizes; they change by a pixel or two from frame to frame
+
+
+def paste(frame: np.ndarray, face: np.ndarray, box: Box) -> None:
+    """Put `face` over `box` of `frame`, in place: resized bilinearly, hard edges. The published behaviour.
+
+    Args:
+        frame: (H, W, 3) uint8 BGR.
+        face: (h, w, 3) uint8 BGR, of any size.
+        box: x1, y1, x2, y2 in pixels, inside the frame, x2 and y2 exclusive.
+    """
+    x1, y1, x2, y2 = box
+    frame[y1:y2, x1:x2] = cv2.resize(face, (x2 - x1, y2 - y1))
+
+
+def feather(frame: np.ndarray, face: np.ndarray, box: Box) -> None:
+    """Melt `face` into `box` of `frame`, in place: full weight on mouth and jaw, none at the edges and the eyes.
+
+    Arguments as for `paste`. Pixels where the weight is 0 keep their values exactly.
+    """
+    x1, y1, x2, y2 = box
+    height, width = frame.shape[:2]
+    weights = feather_mask(y2 - y1, x2 - x1, (x1 == 0, y2 == height, x2 == width))
+    enlarge = (y2 - y1) * (x2 - x1) > face.shape[0] * face.shape[1]
+    face = cv2.resize(face, (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC if enlarge else cv2.INTER_AREA)
+    top = int(FADE_IN_TOP * (y2 - y1))  # rows above have weight 0
+    region = frame[y1 + top : y2, x1:x2]
+    region[:] = cv2.blendLinear(face[top:], np.ascontiguousarray(region), weights[top:], 1 - weights[top:])
+
+
+@lru_cache(maxsize=CACHED_MASKS)
+def feather_mask(height: int, width: int, at_frame_edge: tuple[bool, bool, bool] = (False,) * 3) -> np.ndarray:
+    """Weights of the generated face over a box: (height, width) float32 in [0, 1], not to be written to.
+
+    `at_frame_edge`: whether the box touches the frame's left, lower and right edge, where there is nothing to melt
+    into and no fade is made.
+    """
+    left_edge, bottom_edge, right_edge = at_frame_edge
+    rows = (np.arange(height, dtype=np.float32) + 0.5) / height
+    columns = (np.arange(width, dtype=np.float32) + 0.5) / width
+    vertical = _smoothstep((rows - FADE_IN_TOP) / (FULL_FROM - FADE_IN_TOP))
+    if not bottom_edge:
+        vertical = vertical * _smoothstep((1 - rows) / BOTTOM_FADE)
+    horizontal = np.ones_like(columns)
+    if not left_edge:
+        horizontal *= _smoothstep(columns / SIDE_FADE)
+    if not right_edge:
+        horizontal *= _smoothstep((1 - columns) / SIDE_FADE)
+    mask = np.outer(vertical, horizontal).astype(np.float32)
+    mask.setflags(write=False)
+    return mask
+
+
+def _smoothstep(t: np.ndarray) -> np.ndarray:
+    """0 below 0, 1 above 1, between them without a kink at either end."""
+    t = np.clip(t, 0, 1)
+    return t * t * (3 - 2 * t)

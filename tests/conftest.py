@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of parity vectors and real clips beside the checkout; tests that need it skip without it."""
+    if not (SHARED / "parity").is_dir():
+        pytest.skip(f"needs the development data in {SHARED}, which is not part of the project")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def parity(shared: Path) -> Path:
+    return shared / "parity"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads():
+    torch.set_num_threads(2)

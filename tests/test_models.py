@@ -1,0 +1,188 @@
+"""Networks: every name, shape and number of the published ones; other sizes; checkpoints as the field trades them."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from parity_fill import fill, x
+
+from errors import InputError
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models.checkpoint import (
+    ModelDims,
+    load_discriminator,
+    load_expert,
+    load_generator,
+    load_network,
+    read_checkpoint,
+    save_checkpoint,
+)
+from models.discriminator import stack_window
+
+KINDS = {"wav2lip": Wav2Lip, "syncnet": SyncNet_color, "disc": Wav2Lip_disc_qual}
+
+
+def filled(kind: type) -> torch.nn.Module:
+    network = kind()
+    network.load_state_dict(fill(network.state_dict()))
+    return network.eval()
+
+
+def tensor(name: str, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(x(name, *shape))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_names_and_shapes_are_the_published_ones(parity, name):
+    published = json.loads((parity / "state_dicts.json").read_text())[name]
+    assert {key: list(value.shape) for key, value in KINDS[name]().state_dict().items()} == published
+
+
+def test_numbers_are_the_published_ones(parity):
+    outputs = np.load(parity / "outputs.npz")
+    generator = filled(Wav2Lip)
+    with torch.inference_mode():
+        made = {
+            "wav2lip_4d": generator(8 * tensor("mel4", 2, 1, 80, 16) - 4, tensor("img4", 2, 6, 96, 96)),
+            "wav2lip_5d": generator(8 * tensor("mel5", 1, 5, 1, 80, 16) - 4, tensor("img5", 1, 6, 5, 96, 96)),
+            "disc": filled(Wav2Lip_disc_qual)(tensor("disc", 1, 3, 5, 96, 96)),
+        }
+        embeddings = filled(SyncNet_color)(8 * tensor("smel", 3, 1, 80, 16) - 4, tensor("sface", 3, 15, 48, 96))
+    made |= dict(zip(sorted(key for key in outputs.files if key.startswith("syncnet")), embeddings, strict=True))
+    for key, value in made.items():
+        np.testing.assert_allclose(value.numpy(), outputs[key], atol=1e-4, err_msg=key)
+
+
+def test_parameters_and_operations():
+    assert sum(p.numel() for p in Wav2Lip().parameters()) == pytest.approx(36.3e6, rel=1e-3)
+    assert sum(p.numel() for p in SyncNet_color().parameters()) == pytest.approx(16.4e6, rel=3e-3)
+
+
+@pytest.mark.parametrize("img_size", [(96, 96), (192, 192), (256, 256), (288, 192), (384, 384)])
+def test_other_sizes_go_forward_and_backward(img_size):
+    torch.manual_seed(0)
+    height, width = img_size
+    faces = Wav2Lip(img_size, 0.125)(torch.rand(2, 1, 80, 16), torch.rand(2, 6, height, width))
+    assert faces.shape == (2, 3, height, width)
+    window = torch.stack((faces,) * 5, dim=2)
+    audio_embedding, face_embedding = SyncNet_color(img_size, 0.125)(torch.rand(2, 1, 80, 16), stack_window(window))
+    judged = Wav2Lip_disc_qual(img_size, 0.125)(window)
+    assert judged.shape == (10, 1)
+    ((audio_embedding * face_embedding).sum() + judged.sum()).backward()
+
+
+@pytest.mark.parametrize("img_size", [(512, 512), (1280, 640)])
+def test_largest_sizes_go_forward(img_size):
+    with torch.inference_mode():
+        network = Wav2Lip(img_size, 0.125).eval()
+        assert network(torch.rand(1, 1, 80, 16), torch.rand(1, 6, *img_size)).shape == (1, 3, *img_size)
+
+
+def test_size_that_does_not_halve_is_refused():
+    with pytest.raises(ValueError, match="100 x 90"):
+        Wav2Lip((100, 90))
+
+
+def test_time_is_folded_first():
+    generator = Wav2Lip(width=0.125).eval()
+    mels, faces = torch.rand(2, 3, 1, 80, 16), torch.rand(2, 6, 3, 96, 96)
+    with torch.inference_mode():
+        together = generator(mels, faces)
+        apart = torch.stack([generator(mels[:, t], faces[:, :, t]) for t in range(3)], dim=2)
+    torch.testing.assert_close(together, apart)
+
+
+def test_cosine_of_embeddings_is_in_range():
+    torch.manual_seed(1)
+    a, b = SyncNet_color(width=0.25).eval()(torch.rand(4, 1, 80, 16), torch.rand(4, 15, 48, 96))
+    cosine = (a * b).sum(1)
+    assert ((cosine >= 0) & (cosine <= 1 + 1e-6)).all()
+
+
+# Checkpoints
+
+
+def test_checkpoint_rebuilds_the_network_it_holds(tmp_path):
+    network = Wav2Lip((192, 192), 0.25)
+    save_checkpoint(tmp_path / "a.b.pth", network, global_step=7)
+    loaded = load_generator(tmp_path / "a.b.pth")
+    assert ModelDims.of(loaded) == ModelDims((192, 192), 0.25)
+    assert not loaded.training
+    assert read_checkpoint(tmp_path / "a.b.pth")["global_step"] == 7
+
+
+def test_half_precision_is_widened(tmp_path):
+    network = SyncNet_color(width=0.25)
+    save_checkpoint(tmp_path / "half.pth", network, half=True)
+    loaded = load_expert(tmp_path / "half.pth")
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("layout", ["module prefix", "bare", "legacy file"])
+def test_layouts_of_the_field_load(tmp_path, layout):
+    network = Wav2Lip_disc_qual(width=1.0)
+    weights = network.state_dict()
+    content = {"state_dict": weights, "optimizer": None, "global_step": 1, "global_epoch": 0}
+    if layout == "module prefix":
+        content["state_dict"] = {f"module.{name}": value for name, value in weights.items()}
+    elif layout == "bare":
+        content = dict(weights)
+    path = tmp_path / "x.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=layout != "legacy file")
+    loaded = load_discriminator(path)
+    torch.testing.assert_close(loaded.state_dict()["binary_pred.0.weight"], weights["binary_pred.0.weight"])
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("pickled code ran",))
+
+
+def test_bad_checkpoints_are_named(tmp_path, capsys):
+    path = tmp_path / "x.pth"
+    with pytest.raises(InputError, match="does not exist"):
+        load_generator(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="empty"):
+        load_generator(path)
+    path.write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
+    with pytest.raises(InputError, match="web page"):
+        load_generator(path)
+    path.write_bytes(b"\x00\x01garbage" * 100)
+    with pytest.raises(InputError, match="damaged"):
+        load_generator(path)
+    torch.save({"state_dict": {"weight": Evil()}}, path)
+    with pytest.raises(InputError, match="pickled code"):
+        load_generator(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError):
+        load_generator(path)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="no network weights"):
+        load_generator(path)
+    save_checkpoint(path, SyncNet_color(width=0.25))
+    with pytest.raises(InputError, match="another network"):
+        load_generator(path)
+    save_checkpoint(path, Wav2Lip(width=0.25))
+    path.write_bytes(path.read_bytes()[:10000])
+    with pytest.raises(InputError, match="damaged"):
+        load_network(Wav2Lip, path)
+    assert "pickled code ran" not in capsys.readouterr().out
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, SyncNet_color(width=0.25))
+    before = path.read_bytes()
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, SyncNet_color(width=0.25))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

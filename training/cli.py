@@ -1,0 +1,57 @@
+"""The command line that the three training scripts share."""
+
+import argparse
+from pathlib import Path
+
+from errors import InputError
+from hparams import HParams, hparams
+from training.data import FILELISTS
+from training.trainer import TrainOptions
+
+EPILOG = (
+    "Ctrl-C saves a checkpoint and exits; --checkpoint_path resumes from it to the exact step. Curves: "
+    "tensorboard --logdir CHECKPOINT_DIR/tensorboard. Several GPUs: torchrun --nproc_per_node=N SCRIPT ..."
+)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of every training script."""
+    parser = argparse.ArgumentParser(description=description, epilog=EPILOG)
+    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py")
+    parser.add_argument("--checkpoint_dir", type=Path, required=True, help="checkpoints, samples and logs go here")
+    parser.add_argument("--checkpoint_path", type=Path, help="resume from this checkpoint")
+    parser.add_argument("--init_from", type=Path, help="start at step 0 with the weights of this checkpoint")
+    parser.add_argument("--hparams", default="", metavar="NAME=VALUE,...", help="override values of hparams.py")
+    parser.add_argument("--steps", type=int, help="train up to this global step (default: until interrupted)")
+    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of train.txt and val.txt")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+                        help="autocast; auto: bf16 on GPUs that have it, else fp32")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[TrainOptions, HParams]:
+    """Options and hyper-parameters of parsed arguments. Raises InputError for what does not go together."""
+    hp = hparams.override(args.hparams)
+    if args.steps is not None and args.steps < 1:
+        raise InputError("--steps takes a number from 1")
+    if args.init_from and args.checkpoint_path:
+        raise InputError("--init_from starts anew and --checkpoint_path resumes: give one of them")
+    if hp.syncnet_loss not in ("bce", "infonce"):
+        raise InputError(f"--hparams: syncnet_loss is bce or infonce, not '{hp.syncnet_loss}'")
+    checkpoints = {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)}
+    options = TrainOptions(
+        data_root=args.data_root,
+        checkpoint_dir=args.checkpoint_dir,
+        filelists=args.filelists,
+        checkpoints={prefix: path for prefix, path in checkpoints.items() if path},
+        init_from=args.init_from,
+        steps=args.steps,
+        checkpoint_interval=hp.syncnet_checkpoint_interval if expert else hp.checkpoint_interval,
+        eval_interval=hp.syncnet_eval_interval if expert else hp.eval_interval,
+        device=args.device,
+        precision=args.precision,
+        seed=args.seed,
+    )
+    return options, hp
