@@ -1,1 +1,1 @@
-"""What inference is made of: frames in and out, boxes over time, compositing, and the pipeline that joins them."""
+"""Inference: frames in and out, boxes over time, compositing, and the pipeline that joins them."""

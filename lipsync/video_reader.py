@@ -1,4 +1,4 @@
-"""Reading video: a stream of upright BGR frames at a constant rate, one at a time (PyAV, FFmpeg's libraries)."""
+"""Reading video: upright BGR frames at a constant rate, one at a time (PyAV, FFmpeg's libraries)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 from errors import InputError, warn
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-FALLBACK_RATE = Fraction(25)  # frames a second of a still picture, and where a container states no usable rate
+FALLBACK_RATE = Fraction(25)  # frames a second of a picture, and where a container states no usable rate
 PLAUSIBLE_RATES = (1, 480)  # a rate outside is a container's time base, not a frame rate
 LONGEST_STILL_SECONDS = 60  # a longer gap between time stamps is a fault of the file: it is closed
 LONGEST_LAST_FRAME_SECONDS = 1  # stated durations of the last frame beyond this are not believed
@@ -33,11 +33,11 @@ class Colour:
 class FrameReader:
     """Frames of a video, or the one frame of a picture, in presentation order.
 
-    Iterating decodes from the start each time and holds no frame, so that memory does not grow with length. Rotation
-    metadata is applied. A variable frame rate is made constant at its average by time stamps: frames are repeated or
-    left out; a constant rate gives exactly the file's frames. A file that is cut short or damaged gives what decodes
-    and one warning. Colours follow the matrix and range that the stream is tagged with (BT.601, limited, where it
-    is not), with the same arithmetic as OpenCV's reader.
+    Iterating decodes from the start each time and holds no frame, so that memory does not grow with length.
+    Rotation metadata is applied. A variable frame rate is made constant at its average by time stamps: frames
+    are repeated or left out; a constant rate gives exactly the file's frames. A file that is cut short or
+    damaged gives what decodes and one warning. Colours follow the matrix and range that the stream is tagged
+    with (BT.601, limited, where it is not), with the same arithmetic as OpenCV's reader.
 
     Args:
         path: a video, or a picture (jpg, jpeg, png).
@@ -169,7 +169,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     if not streams:
         raise InputError(f"{path} has no video stream: give a video or a picture")
     if streams[0].codec_context is None:
-        raise InputError(f"the video stream of {path} is in a format that cannot be decoded: convert it first")
+        raise InputError(f"the video stream of {path} cannot be decoded: convert it first")
     return streams[0]
 
 
@@ -233,7 +233,7 @@ def _decoded(
 
 
 def _is_cut_short(container: av.container.InputContainer, stream: av.VideoStream, end: int | None) -> bool:
-    """Whether the index points past the end of the file, or frames end well before the stream's stated end."""
+    """Whether the index points past the end of the file, or frames end well before the stated end."""
     entries = stream.index_entries
     if len(entries) and stream.frames:
         last = entries[len(entries) - 1]
@@ -281,7 +281,7 @@ def _at_constant_rate(
 
 
 def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror (H, W, ...) pixels as the frame's display matrix asks; other angles than 90 degrees are ignored.
+    """Turn and mirror (H, W, ...) pixels as the frame's display matrix asks, in quarter turns.
 
     The matrix [[a, b], [c, d]] sends a pixel at (x, y) to (a x + c y, b x + d y), up to a shift.
     """

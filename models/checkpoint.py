@@ -8,6 +8,7 @@ dicts load too. Nothing but tensors and plain containers is ever unpickled.
 import dataclasses
 import os
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,8 +60,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist or is not a file: see checkpoints/README.md")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign files, which end in one clear line below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
         raise InputError(_why_unreadable(path, error)) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         checkpoint = content
@@ -162,6 +165,8 @@ def _widened(value: Tensor) -> Tensor:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"checkpoint {path} may not be read: check its permissions"
     with path.open("rb") as file:
         head = file.read(512).lstrip().lower()
     if not head:

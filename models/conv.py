@@ -74,7 +74,7 @@ def face_levels(img_size: tuple[int, int]) -> int:
 
 
 def audio_encoder(width: float, residuals_at_256: int) -> nn.Sequential:
-    """Mel window (N, 1, 80, 16) -> embedding (N, 512 x width, 1, 1); 1 residual at 256 in the generator, 2 in the expert."""
+    """Mel window (N, 1, 80, 16) -> embedding (N, 512 x width, 1, 1); the generator has 1 residual at 256."""
     c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
     return nn.Sequential(
         Conv2d(1, c32, 3, 1, 1),

@@ -42,11 +42,20 @@ class CenterFaceDetector(FaceDetector):
 
     def _detect_one(self, image: np.ndarray) -> np.ndarray:
         seen = shrink(image, self.size)
+        faces = self._detect_as_seen(seen)
+        if not len(faces):
+            # A face can be too large for the network to take in: look once more, from twice as far away.
+            seen = shrink(seen, max(MULTIPLE, max(seen.shape) // 2))
+            faces = self._detect_as_seen(seen)
+        scale = np.divide(image.shape[1::-1], seen.shape[1::-1], dtype=np.float32)
+        faces[:, :4] *= np.tile(scale, 2)
+        return faces
+
+    def _detect_as_seen(self, seen: np.ndarray) -> np.ndarray:
+        """Faces (n, 5) of a frame (h, w, 3) at the network's own scale, in pixels of that frame."""
         self.network.setInput(cv2.dnn.blobFromImage(pad_to_multiple(seen), swapRB=True))
         heat_map, log_size, offset, _ = self.network.forward(self.output_names)
         faces = decode(heat_map[0, 0], log_size[0], offset[0], self.threshold)
-        scale = np.divide(image.shape[1::-1], seen.shape[1::-1], dtype=np.float32)
-        faces[:, :4] *= np.tile(scale, 2)
         return non_maximum_suppression(faces, MAX_IOU)
 
 
@@ -84,7 +93,7 @@ def _read_network(path: Path) -> cv2.dnn.Net:
     if not path.is_file():
         raise InputError(f"face detector {path} is missing: restore it from the repository")
     if not hasattr(cv2.dnn, "ENGINE_NEW"):
-        # Earlier versions mishandle this file's dynamic shapes and return wrong maps without an error.
+        # Earlier engines keep to the first input's shape: for any other they return wrong maps without an error.
         raise InputError(f"OpenCV {cv2.__version__} cannot run CenterFace: install opencv-python-headless>=5")
     try:
         return cv2.dnn.readNetFromONNX(str(path), cv2.dnn.ENGINE_NEW)

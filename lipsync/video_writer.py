@@ -1,0 +1,163 @@
+"""Writing video: BGR frames and a speech file's sound into one file that appears whole or not at all."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from errors import InputError
+from lipsync.soundtrack import Soundtrack
+from lipsync.video import Colour
+
+DEFAULT_CRF = 18  # H.264 constant rate factor: visually lossless for most material
+PRESET = "fast"
+FULL_RANGE_RGB = {"src_color_range": ColorRange.JPEG}
+
+
+class VideoWriter:
+    """A video file under construction.
+
+    Use as a context: `write` every frame; leaving it without an error completes the file and renames it into place.
+    On any error the unfinished file is removed and what was at `path` before stays as it was.
+
+    H.264 in 4:2:0; frames of odd width or height get 4:4:4 instead, since 4:2:0 needs even sizes and the size is
+    kept. Lossless: FFV1 in RGB and PCM, in Matroska whatever the suffix.
+
+    Args:
+        path: its suffix names the container (mp4, mov, mkv, ...); the folder is made.
+        size: (height, width) of the frames in pixels.
+        fps: frames a second.
+        speech: file whose first audio stream becomes the sound, in its own quality; None for a silent video.
+        crf: H.264 quality, 0 (best) to 51.
+        colour: how YUV values are to be meant, usually the source's.
+        pixel_aspect: width of a pixel over its height.
+        lossless: exact pixels and samples.
+
+    Attributes:
+        path: where the result goes (`.mkv` if lossless).
+
+    Raises InputError for a container that cannot hold the video. OSError when the disk is full or not writable.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        fps: float | Fraction,
+        speech: str | Path | None = None,
+        *,
+        crf: int = DEFAULT_CRF,
+        colour: Colour | None = None,
+        pixel_aspect: Fraction = Fraction(1),
+        lossless: bool = False,
+    ):
+        self.path = result_path(path, lossless)
+        self._size, self._fps = size, Fraction(fps).limit_denominator(100_000)
+        self._colour, self._lossless = colour or Colour(), lossless
+        self._aside = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+        self._written, self._soundtrack = 0, None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._container = self._open()
+            self._stream = self._add_video(crf, pixel_aspect)
+            if speech is not None:
+                self._soundtrack = Soundtrack(speech, self._container, lossless)
+        except BaseException as error:
+            self._discard()
+            raise as_os_error(error, self.path) from error
+
+    def _open(self) -> av.container.OutputContainer:
+        self._aside.touch()  # an unwritable folder is told by the system's own error
+        try:
+            container = av.open(str(self._aside.absolute()), mode="w", options={"movflags": "+faststart"})
+        except ValueError as error:
+            raise InputError(
+                f"no video format is known by the ending of {self.path}: use .mp4, .mov or .mkv"
+            ) from error
+        if "h264" not in container.supported_codecs:
+            container.close()
+            raise InputError(f"a {self.path.suffix} file cannot hold H.264 video: use .mp4, .mov or .mkv")
+        return container
+
+    def _add_video(self, crf: int, pixel_aspect: Fraction) -> av.VideoStream:
+        height, width = self._size
+        if self._lossless:
+            stream = self._container.add_stream("ffv1", rate=self._fps, options={"level": "3", "slicecrc": "1"})
+            stream.pix_fmt = "bgr0"
+        else:
+            stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": str(crf), "preset": PRESET})
+            stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+            codec = stream.codec_context
+            codec.colorspace, codec.color_range = self._colour.matrix, self._colour.range
+            codec.color_primaries, codec.color_trc = self._colour.primaries, self._colour.transfer
+        stream.height, stream.width = height, width
+        stream.codec_context.time_base = 1 / self._fps
+        stream.codec_context.sample_aspect_ratio = pixel_aspect
+        stream.codec_context.thread_type = "AUTO"
+        return stream
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append a frame: (H, W, 3) uint8 BGR of the writer's size."""
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
+        picture = self._in_stream_format(picture)
+        picture.pts, picture.time_base = self._written, 1 / self._fps
+        try:
+            self._container.mux(self._stream.encode(picture))
+            self._written += 1
+            if self._soundtrack:
+                self._soundtrack.mux_until(self._written / self._fps)
+        except av.error.FFmpegError as error:
+            raise as_os_error(error, self.path) from error
+
+    def _in_stream_format(self, picture: av.VideoFrame) -> av.VideoFrame:
+        if self._lossless:
+            return picture.reformat(format="bgr0")
+        matrix = self._colour.matrix
+        return picture.reformat(
+            format=self._stream.pix_fmt,
+            dst_colorspace=Colorspace.ITU601 if matrix == Colorspace.UNSPECIFIED else matrix,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=self._colour.range,
+        )
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            self._discard()
+            return
+        try:
+            self._container.mux(self._stream.encode(None))
+            if self._soundtrack:
+                self._soundtrack.finish()
+            self._container.close()
+            self._aside.replace(self.path)
+        except BaseException as failure:
+            self._discard()
+            raise as_os_error(failure, self.path) from failure
+
+    def _discard(self) -> None:
+        """Remove the unfinished file; closing may fail for the same reason that we discard it."""
+        for close in (self._soundtrack, getattr(self, "_container", None)):
+            try:
+                if close is not None:
+                    close.close()
+            except (av.error.FFmpegError, OSError, ValueError):
+                pass
+        self._aside.unlink(missing_ok=True)
+
+
+def result_path(path: str | Path, lossless: bool) -> Path:
+    """Where a result really goes: lossless ones are Matroska files."""
+    return Path(path).with_suffix(".mkv") if lossless else Path(path)
+
+
+def as_os_error(error: BaseException, path: Path) -> BaseException:
+    """FFmpeg's form of a system error (disk full, no permission) as an OSError that names the result; others as is."""
+    if isinstance(error, av.error.FFmpegError) and error.errno in _SYSTEM_ERRORS:
+        return OSError(error.errno, os.strerror(error.errno), str(path))
+    return error

@@ -1,0 +1,176 @@
+"""Windows and samples of training: what is drawn, from where, and that it is drawn the same again."""
+
+import numpy as np
+import pytest
+from toy import make_clip, make_data_set
+
+import audio
+from errors import InputError
+from hparams import hparams
+from training.data import (
+    Clip,
+    ExpertDataset,
+    ExpertPairsDataset,
+    GeneratorDataset,
+    StepSampler,
+    WindowSampler,
+    load_clips,
+    read_filelist,
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return make_data_set(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def clips(toy):
+    return load_clips(toy[0], "train", hparams, lead=1, filelists=toy[1])
+
+
+def test_file_lists_ignore_what_follows_a_space(toy):
+    assert read_filelist("train", toy[1]) == ["s0/00002", "s1/00003", "s0/00004", "s1/00005"]
+
+
+def test_windows_are_5_frames_that_all_exist_and_have_their_mel(tmp_path):
+    make_clip(tmp_path / "a/1", seed=0, frames=40, missing=(7, 20))
+    (tmp_path / "train.txt").write_text("a/1\n")
+    clip = load_clips(tmp_path, "train", hparams, lead=0, filelists=tmp_path)[0]
+    starts = clip.window_starts(25)
+    assert set(starts) == {0, 1, 2} | set(range(8, 16)) | set(range(21, 36))
+    assert clip.window_starts(25, lead=1)[0] == 1  # frame 0 has no mel one frame earlier
+    assert all(int(80 * f / 25) + 16 <= len(clip.mel) for f in starts)
+
+
+def test_mel_that_ends_early_ends_the_windows():
+    clip = Clip(folder=None, numbers=np.arange(40), mel=np.zeros((80, 80), np.float32))
+    assert clip.window_starts(25).max() == 20  # 80 x 20 / 25 + 16 = 80
+    assert clip.window_starts(25, lead=1).max() == 17  # the last frame's mel starts at f + 3
+
+
+def test_generator_sample_hears_one_frame_earlier(clips):
+    dataset = GeneratorDataset(clips, hparams, seed=3, train=True)
+    sample = dataset[11]
+    assert sample["target"].shape == sample["reference"].shape == (3, 5, 96, 96)
+    assert sample["target"].dtype == np.uint8
+    assert sample["indiv_mels"].shape == (5, 1, 80, 16)
+    np.testing.assert_array_equal(sample["indiv_mels"][1], sample["mel"])  # frame f + 1 hears the mel of f
+    clip = clips[dataset._clip_of(11)]
+    start, other = dataset.windows.draw(dataset._clip_of(11), np.random.default_rng((3, 11)))
+    assert start != other
+    np.testing.assert_array_equal(sample["mel"][0], clip.mel[int(80 * start / 25) :][:16].T)
+    np.testing.assert_array_equal(sample["target"][:, 2], clip.faces[start + 2].transpose(2, 0, 1))
+    np.testing.assert_array_equal(sample["reference"][:, 0], clip.faces[other].transpose(2, 0, 1))
+
+
+def test_expert_sample_takes_other_faces_against_the_same_mel(clips):
+    dataset = ExpertDataset(clips, hparams, seed=0, train=False)
+    true, false = dataset[6], dataset[7]
+    assert (true["label"], false["label"]) == (1, 0)
+    np.testing.assert_array_equal(true["mel"], false["mel"])
+    assert (true["faces"] != false["faces"]).any()
+    assert true["faces"].shape == (15, 48, 96)
+    start, _ = dataset.windows.draw(dataset._clip_of(3), np.random.default_rng((0, 3)))
+    lower = clips[dataset._clip_of(3)].faces[start + 1][48:]
+    np.testing.assert_array_equal(true["faces"][3:6], lower.transpose(2, 0, 1))  # second frame, time-major
+
+
+def test_expert_labels_are_a_fair_coin(clips):
+    dataset = ExpertDataset(clips, hparams, seed=0, train=True)
+    labels = [dataset[i]["label"][0] for i in range(400)]
+    assert 160 < sum(labels) < 240
+
+
+def test_pairs_come_from_one_clip(clips):
+    sample = ExpertPairsDataset(clips, hparams, seed=0, train=True)[5]
+    assert sample["faces"].shape == (4, 15, 48, 96)
+    assert len(set(sample["start"])) == 4
+    assert len(set(sample["clip"])) == 1
+
+
+def test_distance_between_windows_is_kept_where_it_can(clips):
+    rng = np.random.default_rng(0)
+    sampler = WindowSampler(clips, 25, lead=1, min_distance=8)
+    assert all(abs(a - b) >= 8 for a, b in (sampler.draw(0, rng) for _ in range(200)))
+    far = WindowSampler(clips, 25, lead=1, min_distance=100)
+    assert all(a != b for a, b in (far.draw(0, rng) for _ in range(50)))
+
+
+def test_samples_depend_on_seed_and_index_alone(clips):
+    hp = hparams.override("augment=True")
+    first, again = (GeneratorDataset(clips, hp, seed=1, train=True) for _ in range(2))
+    again[0]  # another history
+    np.testing.assert_array_equal(first[9]["target"], again[9]["target"])
+    other = GeneratorDataset(clips, hp, seed=2, train=True)
+    assert any((first[i]["mel"] != other[i]["mel"]).any() for i in range(4))
+
+
+def test_an_epoch_visits_every_clip_once(clips):
+    dataset = GeneratorDataset(clips, hparams, seed=0, train=True)
+    n = len(clips)
+    for epoch in range(3):
+        assert sorted(dataset._clip_of(epoch * n + i) for i in range(n)) == list(range(n))
+
+
+def test_a_resumed_sampler_goes_on_and_ranks_share_a_step():
+    batches = iter(StepSampler(4))
+    skipped = [next(batches) for _ in range(5)]
+    assert next(iter(StepSampler(4, first_step=4))) == skipped[4]
+    ranks = [next(iter(StepSampler(2, first_step=4, rank=rank, world_size=2))) for rank in range(2)]
+    assert ranks[0] + ranks[1] == skipped[4]
+
+
+def test_one_transform_for_a_whole_window(clips):
+    hp = hparams.override("augment=True")
+    still = Clip(clips[0].folder, clips[0].numbers, clips[0].mel, np.repeat(clips[0].faces[:1], 30, axis=0))
+    target = GeneratorDataset([still], hp, seed=0, train=True)[0]["target"]
+    assert (target[:, :1] == target).all()  # no false motion
+    assert (target[:, 0] != still.faces[0].transpose(2, 0, 1)).any()
+
+
+def test_crops_are_decoded_on_demand_when_memory_is_short(toy, clips):
+    lean = load_clips(toy[0], "train", hparams.override("cache_gb=0"), lead=1, filelists=toy[1])
+    assert lean[0].faces is None
+    np.testing.assert_array_equal(lean[0].window(3, (96, 96)), clips[0].window(3, (96, 96)))
+
+
+def test_stored_mel_is_used_and_a_missing_one_computed(toy, tmp_path):
+    make_clip(tmp_path / "a/1", seed=0)
+    (tmp_path / "train.txt").write_text("a/1\n")
+    computed = load_clips(tmp_path, "train", hparams, lead=0, filelists=tmp_path)[0].mel
+    np.testing.assert_array_equal(computed, audio.melspectrogram(audio.load_wav(tmp_path / "a/1/audio.wav")).T)
+    np.save(tmp_path / "a/1/mel.npy", computed + 1)
+    stored = load_clips(tmp_path, "train", hparams, lead=0, filelists=tmp_path)[0].mel
+    np.testing.assert_array_equal(stored, computed + 1)
+
+
+def test_no_usable_clip_is_told_with_reasons(tmp_path):
+    make_clip(tmp_path / "a/short", seed=0, frames=15)
+    make_clip(tmp_path / "a/gaps", seed=0, frames=40, missing=tuple(range(4, 40, 4)))
+    make_clip(tmp_path / "a/mute", seed=0)
+    (tmp_path / "a/mute/audio.wav").write_text("no sound")
+    (tmp_path / "train.txt").write_text("a/short\na/gaps\na/mute\na/gone\n")
+    with pytest.raises(InputError) as error:
+        load_clips(tmp_path, "train", hparams, lead=0, filelists=tmp_path)
+    for reason in ("1 with under 16 frames", "1 with under 2 windows", "1 without readable audio", "1 missing"):
+        assert reason in str(error.value)
+
+
+def test_bad_roots_and_lists_are_named(toy, tmp_path):
+    with pytest.raises(InputError, match=r"train\.txt does not exist"):
+        load_clips(toy[0], "train", hparams, lead=0, filelists=tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        load_clips(tmp_path / "none", "train", hparams, lead=0, filelists=toy[1])
+    (tmp_path / "train.txt").write_text("\n")
+    with pytest.raises(InputError, match="empty"):
+        read_filelist("train", tmp_path)
+
+
+def test_hparams_overrides():
+    hp = hparams.override("batch_size=2, augment=true,initial_learning_rate=1e-3")
+    assert (hp.batch_size, hp.augment, hp.initial_learning_rate) == (2, True, 1e-3)
+    assert hparams.batch_size == 16
+    for bad in ("batch_sise=2", "batch_size", "batch_size=two", "augment=maybe"):
+        with pytest.raises(InputError):
+            hparams.override(bad)
