@@ -14,7 +14,7 @@ COPIED_CODECS = {  # whose packets go in unchanged; every common player reads th
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)  # Hz
 AAC_BITS_PER_CHANNEL = 160_000  # a second; transparent
 AAC_MAX_BITS_PER_SAMPLE = 6  # the format's limit, per channel
-MAX_CHANNELS = 8
+MIN_MP3_RATE = 16000  # Hz; MP4 has no place for slower MP3
 PCM_OF_SAMPLES = {"u8": "pcm_s16le", "s16": "pcm_s16le", "s32": "pcm_s32le"}  # else 32-bit float
 JITTER = Fraction(1, 50)  # seconds by which packets' times may miss one another: container rounding, not a gap
 
@@ -72,19 +72,12 @@ class Soundtrack:
             yield packet
 
     def _encoded(self, stream: av.AudioStream) -> Iterator[av.Packet]:
-        codec = stream.codec_context
-        resampler = av.AudioResampler(format=codec.format, layout=codec.layout, rate=codec.sample_rate)
         samples = 0
-        for frame in [*()] or _audio_frames(self._source):
-            frame.pts = None  # what follows one another in the file follows one another in the result
-            for out in resampler.resample(frame):
-                out.pts, out.time_base = samples, Fraction(1, codec.sample_rate)
-                samples += out.samples
-                yield from stream.encode(out)
-        for out in resampler.resample(None):
-            out.pts, out.time_base = samples, Fraction(1, codec.sample_rate)
-            samples += out.samples
-            yield from stream.encode(out)
+        for frame in _decoded(self._source):
+            # Sound that follows on in the file follows on in the result, as in the waveform that drives the lips.
+            frame.pts, frame.time_base = samples, Fraction(1, frame.sample_rate)
+            samples += frame.samples
+            yield from stream.encode(frame)
         yield from stream.encode(None)
 
     def _add_aac(self, source: av.AudioStream) -> av.AudioStream:
@@ -100,3 +93,43 @@ class Soundtrack:
         stream = self._container.add_stream(codec, rate=source.rate)
         stream.layout = _layout(source)
         return stream
+
+
+def _layout(source: av.AudioStream) -> str:
+    """The source's channel layout, or stereo for what AAC and players do not know."""
+    names = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+    return names.get(source.channels, "stereo")
+
+
+def _contiguous_start(path: str) -> Fraction | None:
+    """Time of the first audible sample in seconds; None if the packets have gaps, no times, or do not decode."""
+    with av.open(path) as container:
+        stream = container.streams.audio[0]
+        if stream.codec.canonical_name == "mp3" and stream.rate < MIN_MP3_RATE:
+            return None
+        expected = None
+        try:
+            for packet in _demuxed(container):
+                if packet.pts is None or not packet.duration:
+                    return None
+                if expected is not None and abs(packet.pts - expected) * packet.time_base > JITTER:
+                    return None
+                expected = packet.pts + packet.duration
+        except av.error.FFmpegError:
+            return None
+    with av.open(path) as container:
+        first = next(_decoded(container), None)
+        return None if first is None or first.pts is None else first.pts * first.time_base
+
+
+def _demuxed(container: av.container.InputContainer) -> Iterator[av.Packet]:
+    """Packets of the first audio stream, without the empty one that ends it."""
+    return (packet for packet in container.demux(container.streams.audio[0]) if packet.size)
+
+
+def _decoded(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+    """Frames of the first audio stream, up to the end or to where the file is damaged."""
+    try:
+        yield from container.decode(container.streams.audio[0])
+    except av.error.InvalidDataError:
+        return

@@ -1,7 +1,7 @@
 """Reading video: upright BGR frames at a constant rate, one at a time (PyAV, FFmpeg's libraries)."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from errors import InputError, warn
 
@@ -22,12 +24,21 @@ CUT_SHORT_SECONDS = 0.5  # a video that ends this much before its stated end was
 
 @dataclass(frozen=True)
 class Colour:
-    """How a video's YUV is to be read, in FFmpeg's code points; 2 is unspecified, and 0 for the range."""
+    """How a video's YUV values are meant, as FFmpeg's numbers. RGB sources and pictures are written as BT.709."""
 
-    matrix: int = 2
-    range: int = 0
-    primaries: int = 2
-    transfer: int = 2
+    matrix: int = Colorspace.ITU709
+    primaries: int = ColorPrimaries.BT709
+    transfer: int = ColorTrc.BT709
+    range: int = ColorRange.MPEG
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Colour":
+        """The tags of a decoded frame; "unspecified" stays: players then treat the result as the source."""
+        if frame.format.is_rgb:
+            return cls()
+        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        limits = ColorRange.JPEG if full else ColorRange.MPEG
+        return cls(frame.colorspace, frame.color_primaries, frame.color_trc, limits)
 
 
 class FrameReader:
@@ -48,8 +59,8 @@ class FrameReader:
         width, height: of the upright frames, in pixels.
         frame_count: how many frames there are by the container's word, an estimate; None if it does not say.
         is_image: whether the file is a still picture.
-        colour: the video's tags; None for a picture.
-        sample_aspect_ratio: width : height of a pixel of the upright frames; None for square ones.
+        colour: the source's colour tags.
+        pixel_aspect: width of a pixel of the upright frames over its height, a Fraction.
 
     Raises InputError when there is no such file, or it holds no video that decodes.
     """
@@ -57,9 +68,8 @@ class FrameReader:
     def __init__(self, path: str | Path, fps: float | Fraction | None = None):
         self.path = Path(path)
         self.is_image = self.path.suffix.lower() in IMAGE_SUFFIXES
-        self.colour: Colour | None = None
-        self.sample_aspect_ratio: Fraction | None = None
-        self._open: list[Iterator[np.ndarray]] = []
+        self.colour, self.pixel_aspect = Colour(), Fraction(1)
+        self._open: list[Generator[np.ndarray]] = []  # iterations under way
         self._warned = False
         _require_file(self.path)
         if self.is_image:
@@ -83,9 +93,10 @@ class FrameReader:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield (H, W, 3) uint8 BGR frames, each its own array. Raises InputError when no frame decodes."""
-        frames = iter([self._image.copy()]) if self.is_image else self._frames()
-        if not self.is_image:
-            self._open.append(frames)
+        if self.is_image:
+            return iter([self._image.copy()])
+        frames = self._frames()
+        self._open = [other for other in self._open if other.gi_frame is not None] + [frames]
         return frames
 
     def _probe(self, fps: float | Fraction | None) -> None:
@@ -95,20 +106,16 @@ class FrameReader:
             first = next(_decoded(container, stream, []), None)
             if first is None:
                 raise InputError(f"no frame of {self.path} can be decoded: give another video")
-            tags = stream.codec_context
             self.fps = _as_fraction(fps) if fps else native
-            self.colour = Colour(
-                int(first.colorspace), int(first.color_range), int(tags.color_primaries), int(tags.color_trc)
-            )
+            self.colour = Colour.of(first)
             self.height, self.width = _upright(np.empty((first.height, first.width)), first).shape
-            aspect = stream.sample_aspect_ratio
-            if aspect and aspect != 1:
-                turned = (self.height, self.width) != (first.height, first.width)
-                self.sample_aspect_ratio = 1 / aspect if turned else aspect
+            self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+            if _turns_on_side(first):
+                self.pixel_aspect = 1 / self.pixel_aspect
             self._size = (first.width, first.height)
             self.frame_count = _frame_count(container, stream, native, self.fps)
 
-    def _frames(self) -> Iterator[np.ndarray]:
+    def _frames(self) -> Generator[np.ndarray]:
         faults: list[str] = []
         with _opened(self.path) as container:
             stream = _video_stream(container, self.path)
@@ -164,7 +171,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    cover = av.stream.Disposition.attached_pic  # the picture of an album is no video
+    cover = Disposition.attached_pic  # the picture of an album is no video
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise InputError(f"{path} has no video stream: give a video or a picture")
@@ -285,15 +292,25 @@ def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
 
     The matrix [[a, b], [c, d]] sends a pixel at (x, y) to (a x + c y, b x + d y), up to a shift.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix = _display_matrix(frame)
     if matrix is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5] / 65536
-    if abs(b) > abs(a):
+    a, b, _, c, d = matrix
+    if _turns_on_side(frame):
         pixels, flip_x, flip_y = np.swapaxes(pixels, 0, 1), c < 0, b < 0
     else:
         flip_x, flip_y = a < 0, d < 0
     return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def _turns_on_side(frame: av.VideoFrame) -> bool:
+    matrix = _display_matrix(frame)
+    return matrix is not None and abs(matrix[1]) > abs(matrix[0])
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    return None if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5]
 
 
 def _read_image(path: Path) -> np.ndarray:

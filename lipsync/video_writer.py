@@ -1,6 +1,9 @@
 """Writing video: BGR frames and a speech file's sound into one file that appears whole or not at all."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +13,11 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from errors import InputError
 from lipsync.soundtrack import Soundtrack
-from lipsync.video import Colour
+from lipsync.video_reader import Colour
 
 DEFAULT_CRF = 18  # H.264 constant rate factor: visually lossless for most material
 PRESET = "fast"
-FULL_RANGE_RGB = {"src_color_range": ColorRange.JPEG}
+UNSPECIFIED = 2  # colour matrix that no one named: BT.601, as in FFmpeg
 
 
 class VideoWriter:
@@ -61,13 +64,14 @@ class VideoWriter:
         self._written, self._soundtrack = 0, None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._container = self._open()
-            self._stream = self._add_video(crf, pixel_aspect)
-            if speech is not None:
-                self._soundtrack = Soundtrack(speech, self._container, lossless)
-        except BaseException as error:
+            with system_errors(self.path):
+                self._container = self._open()
+                self._stream = self._add_video(crf, pixel_aspect)
+                if speech is not None:
+                    self._soundtrack = Soundtrack(speech, self._container, lossless)
+        except BaseException:
             self._discard()
-            raise as_os_error(error, self.path) from error
+            raise
 
     def _open(self) -> av.container.OutputContainer:
         self._aside.touch()  # an unwritable folder is told by the system's own error
@@ -104,13 +108,11 @@ class VideoWriter:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
         picture = self._in_stream_format(picture)
         picture.pts, picture.time_base = self._written, 1 / self._fps
-        try:
+        with system_errors(self.path):
             self._container.mux(self._stream.encode(picture))
             self._written += 1
             if self._soundtrack:
                 self._soundtrack.mux_until(self._written / self._fps)
-        except av.error.FFmpegError as error:
-            raise as_os_error(error, self.path) from error
 
     def _in_stream_format(self, picture: av.VideoFrame) -> av.VideoFrame:
         if self._lossless:
@@ -118,7 +120,7 @@ class VideoWriter:
         matrix = self._colour.matrix
         return picture.reformat(
             format=self._stream.pix_fmt,
-            dst_colorspace=Colorspace.ITU601 if matrix == Colorspace.UNSPECIFIED else matrix,
+            dst_colorspace=Colorspace.ITU601 if matrix == UNSPECIFIED else matrix,
             src_color_range=ColorRange.JPEG,
             dst_color_range=self._colour.range,
         )
@@ -131,14 +133,15 @@ class VideoWriter:
             self._discard()
             return
         try:
-            self._container.mux(self._stream.encode(None))
-            if self._soundtrack:
-                self._soundtrack.finish()
-            self._container.close()
-            self._aside.replace(self.path)
-        except BaseException as failure:
+            with system_errors(self.path):
+                self._container.mux(self._stream.encode(None))
+                if self._soundtrack:
+                    self._soundtrack.finish()
+                self._container.close()
+                self._aside.replace(self.path)
+        except BaseException:
             self._discard()
-            raise as_os_error(failure, self.path) from failure
+            raise
 
     def _discard(self) -> None:
         """Remove the unfinished file; closing may fail for the same reason that we discard it."""
@@ -156,8 +159,12 @@ def result_path(path: str | Path, lossless: bool) -> Path:
     return Path(path).with_suffix(".mkv") if lossless else Path(path)
 
 
-def as_os_error(error: BaseException, path: Path) -> BaseException:
-    """FFmpeg's form of a system error (disk full, no permission) as an OSError that names the result; others as is."""
-    if isinstance(error, av.error.FFmpegError) and error.errno in _SYSTEM_ERRORS:
-        return OSError(error.errno, os.strerror(error.errno), str(path))
-    return error
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Turn what FFmpeg says about the system (disk full, no permission) into an OSError that names the result."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if error.errno not in errno.errorcode:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error

@@ -366,7 +366,8 @@ def _loader_processes(hp: HParams, workers: Workers) -> int:
 
 def _ignore_interrupt(_: int) -> None:
     """Ctrl-C reaches the whole process group; the loop decides when its loaders end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

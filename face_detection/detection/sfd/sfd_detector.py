@@ -59,5 +59,5 @@ def _find_weights() -> Path:
     path = weights_path()
     if path is None:
         places = " or ".join(str(place) for place in WEIGHTS_PLACES)
-        raise InputError(f"S3FD's weights are missing: put s3fd.pth at {places}, or use another face detector")
+        raise InputError(f"S3FD's weights are missing: put s3fd.pth at {places}, or use the face detector centerface")
     return path
