@@ -92,6 +92,8 @@ def process_clips(videos: dict[str, Path], options: Options) -> dict[str, str]:
     """Process clips in parallel; returns name -> reason of those that failed."""
     from tqdm import tqdm
 
+    if not videos:
+        return {}
     devices = worker_devices(options)
     failures: dict[str, str] = {}
     context = get_context("spawn")  # CUDA and OpenCV's threads do not survive a fork
@@ -118,11 +120,13 @@ def outcome(job: Future) -> str | None:
 
 
 def worker_devices(options: Options) -> list[str]:
-    """One process a GPU when S3FD can run on one, else one a CPU core."""
-    from face_detection.api import resolve_detector
+    """One process a GPU when S3FD can run on one, else one a CPU core. Raises InputError if S3FD cannot be had."""
+    from face_detection.api import make_detector, resolve_detector
 
-    if options.ngpu and resolve_detector(options.face_detector) == "sfd":
+    if resolve_detector(options.face_detector) == "sfd":
         import torch
+
+        make_detector("sfd")  # what is wrong with its weights is told here, once
 
         found = min(options.ngpu, torch.cuda.device_count())
         if found:
@@ -225,8 +229,10 @@ def write_audio(video: Path, folder: Path) -> None:
 
     wav = np.clip(audio.load_wav(video), -1, 32767 / 32768)
     samples = np.round(wav * 32768).astype(np.int16)
+    mel = audio.melspectrogram(samples / np.float32(32768))
+    audio.mel_window_starts(mel.shape[1], hparams.fps)  # refuses sound shorter than a window
     wavfile.write(folder / "audio.wav", hparams.sample_rate, samples)
-    np.save(folder / "mel.npy", audio.melspectrogram(samples / np.float32(32768)).T)
+    np.save(folder / "mel.npy", mel.T)
 
 
 def report(failures: dict[str, str], total: int, root: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from errors import InputError
 from lipsync.soundtrack import Soundtrack
@@ -17,6 +17,9 @@ from lipsync.video_reader import Colour
 
 DEFAULT_CRF = 18  # H.264 constant rate factor: visually lossless for most material
 PRESET = "fast"
+FASTSTART_SUFFIXES = (".mp4", ".mov", ".m4v")  # containers whose index is moved to the front, for streaming
+# Rounded to the nearest value at full resolution: swscale's default darkens by half a level.
+CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 UNSPECIFIED = 2  # colour matrix that no one named: BT.601, as in FFmpeg
 
 
@@ -60,9 +63,9 @@ class VideoWriter:
         self.path = result_path(path, lossless)
         self._size, self._fps = size, Fraction(fps).limit_denominator(100_000)
         self._colour, self._lossless = colour or Colour(), lossless
-        self._aside = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+        self._aside = self.path.with_name(f".{self.path.stem[:40]}.{os.getpid()}.part{self.path.suffix}")
         self._written, self._soundtrack = 0, None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_empty(self._aside, self.path)
         try:
             with system_errors(self.path):
                 self._container = self._open()
@@ -74,9 +77,9 @@ class VideoWriter:
             raise
 
     def _open(self) -> av.container.OutputContainer:
-        self._aside.touch()  # an unwritable folder is told by the system's own error
         try:
-            container = av.open(str(self._aside.absolute()), mode="w", options={"movflags": "+faststart"})
+            options = {"movflags": "+faststart"} if self.path.suffix.lower() in FASTSTART_SUFFIXES else {}
+            container = av.open(str(self._aside.absolute()), mode="w", options=options)
         except ValueError as error:
             raise InputError(
                 f"no video format is known by the ending of {self.path}: use .mp4, .mov or .mkv"
@@ -123,6 +126,7 @@ class VideoWriter:
             dst_colorspace=Colorspace.ITU601 if matrix == UNSPECIFIED else matrix,
             src_color_range=ColorRange.JPEG,
             dst_color_range=self._colour.range,
+            interpolation=CONVERSION,
         )
 
     def __enter__(self) -> "VideoWriter":
@@ -157,6 +161,17 @@ class VideoWriter:
 def result_path(path: str | Path, lossless: bool) -> Path:
     """Where a result really goes: lossless ones are Matroska files."""
     return Path(path).with_suffix(".mkv") if lossless else Path(path)
+
+
+def _make_empty(aside: Path, path: Path) -> None:
+    """Make the folder and the unfinished file, so that an unwritable place is known before any work."""
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+    except OSError as error:
+        raise InputError(
+            f"the result {path} cannot be written there ({error.strerror}): choose another folder or name"
+        ) from error
 
 
 @contextmanager

@@ -1,0 +1,105 @@
+"""What a run of inference is asked to do: the one truth of the command line, checked before heavy imports."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+
+DETECT = (-1, -1, -1, -1)  # the box that stands for detection
+SLOWEST, FASTEST = 1, 480  # frames a second of a result made from a picture
+WORST_CRF = 51
+
+BLENDS = ("feather", "paste")
+NO_FACE = ("keep", "error")
+PRECISIONS = ("fp32", "bf16", "fp16")
+FACE_DETECTORS = ("auto", "sfd", "centerface")
+
+
+def _option(default: Any, text: str, **argument: Any) -> Any:
+    """A field with its help text and whatever else argparse should know of it."""
+    return field(default=default, metadata={"help": text, **argument})
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """Every option of `inference.py`: a field is the flag of its name.
+
+    Sides come in the order top, bottom, left, right. Raises InputError for values out of range.
+    """
+
+    face: Path = field(metadata={"help": "video, or picture (jpg, jpeg, png), with the face"})
+    audio: Path = field(metadata={"help": "speech: any file with an audio stream, a video too"})
+    checkpoint_path: Path | None = _option(None, "generator weights (default: the shipped ones)")
+    outfile: Path = _option(Path("results/result_voice.mp4"), "where the result goes")
+    static: bool = _option(False, "use only the first frame of the video")
+    fps: float = _option(25.0, "frames a second of the result; only for a picture")
+    pads: tuple[int, int, int, int] = _option(
+        (0, 10, 0, 0), "pixels by which the detected box grows; take in the chin", metavar=tuple("TBLR")
+    )
+    face_det_batch_size: int = _option(16, "frames per batch of the face detector, halved when memory runs out")
+    wav2lip_batch_size: int = _option(128, "frames per batch of the generator, at most; halved when memory runs out")
+    resize_factor: int = _option(1, "width and height of the video are divided by this")
+    crop: tuple[int, int, int, int] = _option(
+        (0, -1, 0, -1),
+        "part of the frame to use, in pixels after resizing and rotating; -1 = to the edge",
+        metavar=tuple("TBLR"),
+    )
+    box: tuple[int, int, int, int] = _option(
+        DETECT,
+        "constant face box instead of detection, in pixels after crop; -1 -1 -1 -1 = detect",
+        metavar=tuple("TBLR"),
+    )
+    rotate: bool = _option(False, "turn the video 90 degrees clockwise")
+    nosmooth: bool = _option(False, "do not average boxes over time")
+    blend: str = _option(
+        "feather",
+        "feather melts the generated face into the frame; paste puts the whole box in, as published",
+        choices=BLENDS,
+    )
+    lossless: bool = _option(False, "exact pixels and samples: FFV1 and PCM in a .mkv file")
+    crf: int = _option(18, "H.264 quality, 0 (best) to 51 (smallest)")
+    no_face: str = _option(
+        "keep",
+        "frames without a face: keep bridges short gaps and passes the others through; error stops",
+        choices=NO_FACE,
+    )
+    face_index: int | None = _option(
+        None, "which face, from the left, counted from 0, in the first frame with faces (default: the largest)"
+    )
+    audio_shift: float = _option(
+        0.0, "milliseconds; above 0 the mouth says what is heard that much later, so it moves earlier"
+    )
+    device: str = _option("auto", "where the networks run: auto, cpu, cuda, cuda:1, ...")
+    precision: str = _option("fp32", "arithmetic of the generator", choices=PRECISIONS)
+    seed: int = _option(0, "of every random generator")
+    face_detector: str = _option(
+        "auto", "auto takes sfd when its weights are there, else centerface", choices=FACE_DETECTORS
+    )
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no input could make sense of. Lists become tuples, and texts paths."""
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif isinstance(value, str) and name in ("face", "audio", "checkpoint_path", "outfile"):
+                object.__setattr__(self, name, Path(value))
+        for name in ("face_det_batch_size", "wav2lip_batch_size", "resize_factor"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}: use 1 or more")
+        for name in ("blend", "no_face", "precision", "face_detector"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is '{getattr(self, name)}': use one of {', '.join(choices)}")
+        for name in ("pads", "crop", "box"):
+            if len(getattr(self, name)) != 4:
+                raise InputError(f"--{name} takes four numbers: top bottom left right")
+        if not (math.isfinite(self.fps) and SLOWEST <= self.fps <= FASTEST):
+            raise InputError(f"--fps is {self.fps:g}: use {SLOWEST} to {FASTEST} frames a second")
+        if not 0 <= self.crf <= WORST_CRF:
+            raise InputError(f"--crf is {self.crf}: use 0 (best) to {WORST_CRF} (smallest)")
+        if not math.isfinite(self.audio_shift):
+            raise InputError("--audio_shift takes milliseconds, such as 40 or -40")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed is {self.seed}: use 0 or more")

@@ -1,0 +1,66 @@
+"""The generator at work: face crops and mel windows in, faces that say the speech out (paper section 3.4)."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from errors import InputError
+from models.checkpoint import DEFAULT_GENERATOR, load_generator
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Synthesizer:
+    """A generator ready to run on batches.
+
+    Args:
+        checkpoint: generator weights; None for the shipped ones.
+        device: where it runs.
+        precision: a key of `PRECISIONS`.
+    """
+
+    def __init__(self, checkpoint: Path | None, device: torch.device, precision: str = "fp32"):
+        model = load_generator(checkpoint or DEFAULT_GENERATOR, device)
+        self._model = model.to(memory_format=torch.channels_last)
+        self._device, self._dtype = device, PRECISIONS[precision]
+        self.face_size: tuple[int, int] = model.img_size  # (height, width) in pixels
+
+    def fit(self, crop: np.ndarray) -> np.ndarray:
+        """A face of any size, (h, w, 3) uint8 BGR, at the generator's size."""
+        height, width = self.face_size
+        return cv2.resize(crop, (width, height))
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """Generate faces.
+
+        `inputs`: pairs of a face (H, W, 3) uint8 BGR of the generator's size and a mel window (80, 16) float32.
+        Returns as many faces (H, W, 3) uint8 BGR; fractions are cut off, as published.
+        """
+        faces = np.stack([face for face, _ in inputs])
+        masked = faces.copy()
+        masked[:, self.face_size[0] // 2 :] = 0
+        stacked = torch.from_numpy(np.concatenate((masked, faces), axis=3)).to(self._device)
+        stacked = stacked.permute(0, 3, 1, 2).float() / 255  # (N, 6, H, W), channels last in memory
+        mels = torch.from_numpy(np.stack([mel for _, mel in inputs])[:, None]).to(self._device)  # (N, 1, 80, 16)
+        half = torch.autocast(self._device.type, self._dtype) if self._dtype else nullcontext()
+        with half:
+            generated = self._model(mels, stacked)
+        pixels = (generated.float() * 255).to(torch.uint8)
+        return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the first CUDA device or else the CPU. Raises InputError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name} is not available on this machine: use cpu or auto") from error
+    return device
