@@ -12,6 +12,7 @@ Box = tuple[int, int, int, int]
 # network's copy at its own low resolution, so the original stays above and the two melt between eyes and lips.
 FADE_IN_TOP, FULL_FROM = 0.38, 0.60  # rows: weight 0 above the first, 1 below the second (nose tip)
 SIDE_FADE = 0.16  # of the width, at the left and right edge
+JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how far (of the width) at the lower edge
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
 CACHED_MASKS = 64  # box sizes; they change by a pixel or two from frame to frame
 
@@ -56,12 +57,13 @@ def feather_mask(height: int, width: int, at_frame_edge: tuple[bool, bool, bool]
     vertical = _smoothstep((rows - FADE_IN_TOP) / (FULL_FROM - FADE_IN_TOP))
     if not bottom_edge:
         vertical = vertical * _smoothstep((1 - rows) / BOTTOM_FADE)
-    horizontal = np.ones_like(columns)
+    margin = JAW_MARGIN * np.square(np.clip((rows - JAW_FROM) / (1 - JAW_FROM), 0, 1))[:, None]
+    mask = np.repeat(vertical[:, None], width, axis=1)
     if not left_edge:
-        horizontal *= _smoothstep(columns / SIDE_FADE)
+        mask *= _smoothstep((columns - margin) / SIDE_FADE)
     if not right_edge:
-        horizontal *= _smoothstep((1 - columns) / SIDE_FADE)
-    mask = np.outer(vertical, horizontal).astype(np.float32)
+        mask *= _smoothstep((1 - columns - margin) / SIDE_FADE)
+    mask = mask.astype(np.float32)
     mask.setflags(write=False)
     return mask
 

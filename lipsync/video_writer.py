@@ -84,18 +84,22 @@ class VideoWriter:
             raise InputError(
                 f"no video format is known by the ending of {self.path}: use .mp4, .mov or .mkv"
             ) from error
-        if "h264" not in container.supported_codecs:
-            container.close()
-            raise InputError(f"a {self.path.suffix} file cannot hold H.264 video: use .mp4, .mov or .mkv")
+        if container.format.name == "image2":  # takes any codec, one picture a file
+            raise InputError(f"{self.path} is the name of a picture: use .mp4, .mov or .mkv")
         return container
 
     def _add_video(self, crf: int, pixel_aspect: Fraction) -> av.VideoStream:
         height, width = self._size
+        codec, options = "libx264", {"crf": str(crf), "preset": PRESET}
         if self._lossless:
-            stream = self._container.add_stream("ffv1", rate=self._fps, options={"level": "3", "slicecrc": "1"})
+            codec, options = "ffv1", {"level": "3", "slicecrc": "1"}
+        try:
+            stream = self._container.add_stream(codec, rate=self._fps, options=options)
+        except ValueError as error:
+            raise InputError(f"a {self.path.suffix} file cannot hold H.264 video: use .mp4, .mov or .mkv") from error
+        if self._lossless:
             stream.pix_fmt = "bgr0"
         else:
-            stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": str(crf), "preset": PRESET})
             stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
             codec = stream.codec_context
             codec.colorspace, codec.color_range = self._colour.matrix, self._colour.range

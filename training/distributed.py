@@ -40,17 +40,22 @@ class Workers:
             return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index])
         return nn.parallel.DistributedDataParallel(network)
 
-    def sum(self, values: list[float]) -> list[float]:
-        """Element-wise sum over the processes."""
+    def sum_by_name(self, values: dict[str, float]) -> dict[str, float]:
+        """Sums over the processes; a process without a name adds nothing to it."""
         if self.size == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total.tolist()
+        gathered: list[dict[str, float]] = [{} for _ in range(self.size)]
+        dist.all_gather_object(gathered, values)
+        names = {name for each in gathered for name in each}
+        return {name: sum(each.get(name, 0.0) for each in gathered) for name in names}
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        return self.sum([float(flag)])[0] > 0
+        if self.size == 1:
+            return flag
+        total = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(total)
+        return bool(total > 0)
 
     def barrier(self) -> None:
         if self.size > 1:

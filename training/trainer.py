@@ -225,9 +225,9 @@ class Trainer:
             if self.workers.leads:
                 batch = self._to_device(_collate(self.eval_set, range(min(items, SHEET_CLIPS))))
                 sheets = self.stage.sample_sheets(batch, network)
-        names = sorted(sums) if sums else []
-        *totals, seen = self.workers.sum([*(sums[name] for name in names), float(seen)])
-        metrics = {name: total / seen for name, total in zip(names, totals, strict=True)}
+        totals = self.workers.sum_by_name({**sums, "seen": float(seen)})
+        seen = totals.pop("seen")
+        metrics = {name: total / seen for name, total in sorted(totals.items())}
         self.stage.after_evaluation(metrics)
         logs.write("val", self.global_step, metrics)
         if self.workers.leads:
