@@ -32,7 +32,7 @@ def load_wav(path: str | Path, sr: int = hparams.sample_rate) -> np.ndarray:
     resampler = av.AudioResampler(format="fltp", rate=sr)
     chunks = []
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:
             if not container.streams.audio:
                 raise InputError(f"{path} has no audio stream: give a file with sound")
             try:

@@ -9,7 +9,7 @@ import torch
 from parity_fill import fill, x
 
 from errors import InputError
-from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual, export
 from models.checkpoint import (
     ModelDims,
     load_discriminator,
@@ -186,3 +186,15 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_checkpoint(path, SyncNet_color(width=0.25))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_export_keeps_the_network_and_halves_the_file(tmp_path, monkeypatch):
+    network = Wav2Lip(width=0.25).eval()
+    save_checkpoint(tmp_path / "long.pth", network, optimizer={"state": torch.zeros(10**6)}, global_step=3)
+    monkeypatch.setattr("sys.argv", ["export", str(tmp_path / "long.pth"), str(tmp_path / "short.pth")])
+    export.main()
+    assert (tmp_path / "short.pth").stat().st_size < 0.55 * 4 * sum(p.numel() for p in network.parameters())
+    mel, faces = torch.rand(1, 1, 80, 16), torch.rand(1, 6, 96, 96)
+    with torch.inference_mode():
+        difference = load_generator(tmp_path / "short.pth")(mel, faces) - network(mel, faces)
+    assert difference.abs().max() < 2e-3  # half a grey level

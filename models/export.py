@@ -1,0 +1,37 @@
+"""Make a small file for use out of a training checkpoint: weights alone, in half precision.
+
+python -m models.export runs/wav2lip/checkpoint_best.pth checkpoints/mine.pth
+"""
+
+import argparse
+from pathlib import Path
+
+from errors import InputError, run_script
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models.checkpoint import build_network, read_checkpoint, save_checkpoint
+
+KINDS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training checkpoint -> weights alone, in half precision")
+    parser.add_argument("checkpoint", type=Path, help="of the generator, the expert or the discriminator")
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args()
+    checkpoint = read_checkpoint(args.checkpoint)
+    save_checkpoint(args.target, _network_of(checkpoint, args.checkpoint), half=True)
+    print(f"wrote {args.target}, {args.target.stat().st_size / 1e6:.1f} MB")
+
+
+def _network_of(checkpoint: dict, path: Path):
+    """The network whose names and shapes the checkpoint has. Raises InputError if there is none."""
+    for kind in KINDS:
+        try:
+            return build_network(kind, checkpoint, path)
+        except InputError:
+            continue
+    raise InputError(f"checkpoint {path} is of none of the networks {', '.join(kind.__name__ for kind in KINDS)}")
+
+
+if __name__ == "__main__":
+    run_script(main)
