@@ -8,6 +8,7 @@ skipped, so that an interrupted run goes on where it was.
 """
 
 import argparse
+import errno
 import os
 import shutil
 import signal
@@ -168,6 +169,8 @@ def process_clip(name: str, video: Path) -> str | None:
     except InputError as error:
         return str(error)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, str(target)) from None  # no clip after this one can be written
         return f"cannot be written: {error.strerror}"
     except Exception as error:  # one clip's surprise must not end the run
         return f"{type(error).__name__}: {error}"
@@ -196,8 +199,8 @@ def write_faces(video: Path, folder: Path) -> None:
     top, bottom, left, right = _options.pads
     for i, (x1, y1, x2, y2) in zip(seen, found, strict=True):
         crop = frames[i][max(0, y1 - top) : y2 + bottom, max(0, x1 - left) : x2 + right]
-        if crop.size and not cv2.imwrite(str(folder / f"{i}.jpg"), crop):
-            raise OSError(None, "a face crop could not be written (disk full?)")
+        if crop.size:
+            (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", crop)[1])
 
 
 def consecutive_runs(numbers: list[int]) -> list[slice]:

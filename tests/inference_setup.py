@@ -29,7 +29,7 @@ def scene(index: int = 0, with_face: bool = True, size: tuple[int, int] = FRAME_
 
 
 def make_inputs(folder: Path) -> Path:
-    """face.mp4 (12 frames), face.png, speech.wav (0.7 s: 14 frames at 25 a second) and generator.pth in `folder`."""
+    """face.mp4 (12 frames), face.png, speech.wav (0.7 s: 15 frames at 25 a second) and generator.pth in `folder`."""
     write_clip(folder / "face.mp4", [scene(i) for i in range(12)])
     cv2.imwrite(str(folder / "face.png"), scene())
     save_wav(noise(0.7), folder / "speech.wav")
