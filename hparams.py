@@ -70,6 +70,8 @@ class HParams:
     # This toolkit: what the expert learns from
     syncnet_loss: str = "bce"  # bce: the published loss; infonce: every pair of a batch (training/losses.py)
     syncnet_windows: int = 4  # infonce: windows drawn from a clip; syncnet_batch_size / this many clips a batch
+    infonce_negatives: str = "batch"  # batch: all other windows; clip: those of the same clip alone, so that only
+    # timing tells them apart and never who speaks
     infonce_scale: float = 20.0  # factor on the cosines (inverse temperature)
     min_negative_distance: int = 1  # frames between a window and a negative of the same clip
 

@@ -40,6 +40,8 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError("--init_from starts anew and --checkpoint_path resumes: give one of them")
     if hp.syncnet_loss not in ("bce", "infonce"):
         raise InputError(f"--hparams: syncnet_loss is bce or infonce, not '{hp.syncnet_loss}'")
+    if hp.infonce_negatives not in ("batch", "clip"):
+        raise InputError(f"--hparams: infonce_negatives is batch or clip, not '{hp.infonce_negatives}'")
     checkpoints = {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)}
     options = TrainOptions(
         data_root=args.data_root,

@@ -19,17 +19,23 @@ def cosine_bce(audio_embedding: Tensor, face_embedding: Tensor, label: Tensor) -
     return F.binary_cross_entropy(cosine.clamp(0, 1)[:, None], label)
 
 
-def info_nce(similarity: Tensor, clip: Tensor, start: Tensor, min_distance: int) -> Tensor:
+def info_nce(
+    similarity: Tensor, clip: Tensor, start: Tensor, min_distance: int, same_clip_only: bool = False
+) -> Tensor:
     """Symmetric cross-entropy of telling each speech's own lips, and each lips' own speech, in a batch.
 
     Args:
         similarity: (N, N) scaled cosines, speech by lips; the true pairs are on the diagonal.
         clip: (N,) clip of each window; start: (N,) its first frame. Windows of one clip under `min_distance` frames
             apart are no negatives of each other: they say almost the same.
+        same_clip_only: windows of other clips are no negatives either, so that timing alone tells pairs apart.
     """
-    near = (clip[:, None] == clip[None]) & ((start[:, None] - start[None]).abs() < max(1, min_distance))
-    near.fill_diagonal_(False)
-    logits = similarity.float().masked_fill(near, float("-inf"))
+    same_clip = clip[:, None] == clip[None]
+    left_out = same_clip & ((start[:, None] - start[None]).abs() < max(1, min_distance))
+    if same_clip_only:
+        left_out |= ~same_clip
+    left_out.fill_diagonal_(False)
+    logits = similarity.float().masked_fill(left_out, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 

@@ -116,6 +116,7 @@ class ExpertStage(Stage):
                 batch["clip"].flatten(),
                 batch["start"].flatten(),
                 self.hp.min_negative_distance,
+                same_clip_only=self.hp.infonce_negatives == "clip",
             )
             hits = (cosine.argmax(1) == torch.arange(len(cosine), device=cosine.device)).float().mean()
             update("", loss)

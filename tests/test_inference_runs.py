@@ -1,0 +1,240 @@
+"""Runs of inference with stand-ins for detector and generator: the command line, bookkeeping of frames, resources."""
+
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from inference_setup import FRAME_SIZE, Painter, make_inputs, options, scene, stand_in
+from media import noise, write_clip
+
+from audio import save_wav
+from inference import main, parse
+from lipsync import pipeline
+from lipsync.options import InferenceOptions
+from lipsync.pipeline import run
+from lipsync.source import FrameSource
+from lipsync.video import FrameReader
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    return list(FrameReader(path))
+
+
+def painted(frame: np.ndarray) -> np.ndarray:
+    """Where a frame is pure green."""
+    return (frame == Painter.colour).all(axis=-1)
+
+
+class TestCommandLine:
+    def test_published_flags_and_defaults(self):
+        given = parse(["--face", "a.mp4", "--audio", "b.wav"])
+        assert given == InferenceOptions(face="a.mp4", audio="b.wav")
+        published = {
+            "checkpoint_path": None, "outfile": Path("results/result_voice.mp4"), "static": False, "fps": 25,
+            "pads": (0, 10, 0, 0), "face_det_batch_size": 16, "wav2lip_batch_size": 128, "resize_factor": 1,
+            "crop": (0, -1, 0, -1), "box": (-1, -1, -1, -1), "rotate": False, "nosmooth": False,
+        }  # fmt: skip
+        assert {name: getattr(given, name) for name in published} == published
+
+    def test_every_flag_reaches_the_options(self):
+        words = (
+            "--face f --audio a --outfile o.mp4 --checkpoint_path c --static --fps 30 --pads 1 -2 3 4 "
+            "--face_det_batch_size 2 --wav2lip_batch_size 3 --resize_factor 2 --crop 0 -1 5 -1 --box 1 2 3 4 --rotate "
+            "--nosmooth --blend paste --lossless --crf 20 --no_face error --face_index 1 --face_detector centerface "
+            "--audio_shift -40 --device cpu --precision bf16 --seed 7"
+        )
+        expected = InferenceOptions(
+            face="f", audio="a", outfile="o.mp4", checkpoint_path="c", static=True, fps=30, pads=(1, -2, 3, 4),
+            face_det_batch_size=2, wav2lip_batch_size=3, resize_factor=2, crop=(0, -1, 5, -1), box=(1, 2, 3, 4),
+            rotate=True, nosmooth=True, blend="paste", lossless=True, crf=20, no_face="error", face_index=1,
+            face_detector="centerface", audio_shift=-40, device="cpu", precision="bf16", seed=7,
+        )  # fmt: skip
+        assert parse(words.split()) == expected
+
+    @pytest.mark.parametrize(
+        ("words", "value"),
+        [(["--static"], True), (["--static", "True"], True), (["--static", "False"], False), (["--static=1"], True),
+         (["--static", "--rotate"], True), ([], False)],
+    )  # fmt: skip
+    def test_static_means_what_it_says(self, words, value):
+        assert parse(["--face", "f", "--audio", "a", *words]).static is value
+
+    def test_names_that_begin_with_a_dash(self):
+        given = parse(["--face", "-f.mp4", "--audio", "--a.wav", "--outfile", "-o.mp4", "--static"])
+        assert (str(given.face), str(given.audio), str(given.outfile)) == ("-f.mp4", "--a.wav", "-o.mp4")
+        with pytest.raises(SystemExit):
+            parse(["--face", "--audio", "a.wav"])
+
+    def test_help_loads_nothing_heavy(self):
+        code = (
+            "import sys, inference\ntry: inference.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "--wav2lip_batch_size" in done.stdout and done.stdout.rstrip().endswith("False")
+
+    def test_real_run_with_awkward_names(self, inputs, tmp_path):
+        face, speech = tmp_path / '-it\'s "a" fäce.v1.mp4', tmp_path / "speech of 2.5 s.wav"
+        face.write_bytes((inputs / "face.mp4").read_bytes())
+        speech.write_bytes((inputs / "speech.wav").read_bytes())
+        words = ["--face", face.name, "--audio", speech.name, "--outfile", "-new dir/видео.1.mp4"]
+        words += ["--checkpoint_path", str(inputs / "generator.pth")]
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "inference.py"), *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "-new dir/видео.1.mp4" in done.stdout and "Traceback" not in done.stderr
+        assert len(frames_of(tmp_path / "-new dir" / "видео.1.mp4")) == 15
+
+
+class TestResult:
+    def test_a_picture_talks_at_the_rate_asked_for(self, inputs, tmp_path, monkeypatch):
+        painter = stand_in(monkeypatch)
+        result = run(options(inputs, tmp_path / "out.mp4", face="face.png", fps=10, lossless=True, blend="paste"))
+        frames = frames_of(result.outfile)
+        assert len(frames) == len(painter.mel_windows) == 7 and result.fps == 10
+        assert all(painted(frame).sum() == 100 * 130 for frame in frames)  # the detection and 10 rows of pads
+        assert all(np.array_equal(face, painter.faces[0]) for face in painter.faces)  # not what was painted before
+
+    def test_frames_and_boxes_repeat_from_the_start(self, inputs, tmp_path, monkeypatch):
+        stand_in(monkeypatch, lambda i: [(40 + 2 * i, 20, 100 + 2 * i, 80, 0.9)])
+        result = run(options(inputs, tmp_path / "out.mp4", blend="paste", nosmooth=True, lossless=True))
+        lefts = [int(np.nonzero(painted(frame).any(axis=0))[0][0]) for frame in frames_of(result.outfile)]
+        assert lefts == [40 + 2 * (i % 12) for i in range(15)]
+
+    def test_only_as_many_frames_as_speech_are_looked_at(self, inputs, tmp_path, monkeypatch):
+        write_clip(tmp_path / "long.mp4", [scene(i) for i in range(60)])
+        stand_in(monkeypatch)
+        run(options(inputs, tmp_path / "out.mp4", face=tmp_path / "long.mp4"))
+        assert pipeline.FaceAlignment.seen == 15
+
+    def test_geometry_options(self, inputs, tmp_path):
+        plain = frames_of(inputs / "face.mp4")[0]
+        small = cv2.resize(plain, (120, 80))
+        turned = cv2.rotate(small, cv2.ROTATE_90_CLOCKWISE)
+        for changes, expected in (
+            ({"resize_factor": 2}, small),
+            ({"resize_factor": 2, "rotate": True}, turned),
+            ({"resize_factor": 2, "rotate": True, "crop": (10, -1, 5, 60)}, turned[10:, 5:60]),
+            ({"resize_factor": 7}, cv2.resize(plain, (34, 22))),
+        ):
+            source = FrameSource(options(inputs, tmp_path / "out.mp4", **changes))
+            frame = next(source.frames())
+            assert np.array_equal(frame, expected) and (source.height, source.width) == expected.shape[:2]
+
+
+class TestFaces:
+    away = staticmethod(lambda i: [] if 3 <= i < 8 else [(60, 20, 160, 140, 0.9)])
+
+    def test_frames_without_a_face_pass_unchanged_and_are_listed(self, inputs, tmp_path, monkeypatch, capsys):
+        stand_in(monkeypatch, self.away)
+        monkeypatch.setattr(pipeline, "GAP_SECONDS", 0.1)
+        words = ["--face", inputs / "face.mp4", "--audio", inputs / "speech.wav", "--outfile", tmp_path / "out.mp4"]
+        main([*map(str, words), "--lossless"])
+        printed = capsys.readouterr().out
+        assert f"{tmp_path / 'out.mkv'}" in printed
+        assert printed.splitlines()[-1] == "no face found, original frames kept: 0.12-0.32 s"
+        frames, sources = frames_of(tmp_path / "out.mkv"), frames_of(inputs / "face.mp4")
+        assert len(frames) == 15
+        for i in range(12):
+            assert np.array_equal(frames[i], sources[i]) == (3 <= i < 8)
+
+    def test_short_gaps_are_bridged(self, inputs, tmp_path, monkeypatch):
+        painter = stand_in(monkeypatch, self.away)
+        result = run(options(inputs, tmp_path / "out.mp4"))
+        assert result.faceless == () and len(painter.faces) == 15
+
+    def test_a_frame_without_a_face_is_an_error_on_demand(self, inputs, tmp_path, monkeypatch):
+        stand_in(monkeypatch, self.away)
+        with pytest.raises(pipeline.InputError, match=r"frame 3 \(0\.12 s\)"):
+            run(options(inputs, tmp_path / "out.mp4", no_face="error"))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_face_index_and_largest(self, inputs, tmp_path, monkeypatch):
+        people = [(150, 20, 210, 90, 0.99), (10, 20, 90, 110, 0.6)]
+        for index, left in ((None, 10), (0, 10), (1, 150)):
+            stand_in(monkeypatch, lambda i: people)
+            result = run(options(inputs, tmp_path / "out.mp4", face_index=index, blend="paste", lossless=True))
+            assert np.nonzero(painted(frames_of(result.outfile)[4]).any(axis=0))[0][0] == left
+
+    def test_constant_box_needs_no_detector(self, inputs, tmp_path, monkeypatch):
+        stand_in(monkeypatch)
+        monkeypatch.setattr(pipeline, "FaceAlignment", None)
+        result = run(options(inputs, tmp_path / "out.mp4", box=(10, 60, 20, 90), blend="paste", lossless=True))
+        for frame in frames_of(result.outfile):
+            assert painted(frame)[10:60, 20:90].all() and painted(frame).sum() == 50 * 70
+
+
+class TestResources:
+    def test_memory_does_not_grow_with_length(self, inputs, tmp_path, monkeypatch):
+        """Frames alive at any time are bounded by the batch, however long speech and video are."""
+        alive, most = weakref.WeakSet(), []
+
+        class Counted(np.ndarray):
+            __hash__ = object.__hash__
+            __eq__ = object.__eq__
+
+        def counting(self):
+            for i in range(150):
+                frame = scene(i).view(Counted)
+                alive.add(frame)
+                most.append(len(alive))
+                yield frame
+
+        save_wav(noise(8), tmp_path / "long.wav")
+        stand_in(monkeypatch)
+        monkeypatch.setattr(FrameSource, "frames", counting)
+        changes = {"audio": tmp_path / "long.wav", "wav2lip_batch_size": 4, "face_det_batch_size": 4}
+        result = run(options(inputs, tmp_path / "out.mp4", **changes))
+        assert result.frames == 197 and len(most) == 150 + 150 + 47 and max(most) <= 2 * 4 + 2
+
+    def test_large_pictures_make_smaller_batches(self, inputs, tmp_path, monkeypatch):
+        painter = stand_in(monkeypatch)
+        monkeypatch.setattr(pipeline, "HELD_BYTES", 3 * FRAME_SIZE[0] * FRAME_SIZE[1] * 3)
+        run(options(inputs, tmp_path / "out.mp4"))
+        assert max(painter.batches) == 3
+
+    def test_batches_are_halved_when_memory_runs_out(self, inputs, tmp_path, monkeypatch, capsys):
+        class Small(Painter):
+            def __call__(self, batch):
+                if len(batch) > 2:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return super().__call__(batch)
+
+        painter = stand_in(monkeypatch, painter=Small())
+        assert run(options(inputs, tmp_path / "out.mp4", wav2lip_batch_size=8)).frames == 15
+        assert max(painter.batches) == 2
+        assert "--wav2lip_batch_size is now 2" in capsys.readouterr().err
+
+    def test_memory_too_small_for_one_frame(self, inputs, tmp_path, monkeypatch):
+        class None_(Painter):
+            def __call__(self, batch):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        stand_in(monkeypatch, painter=None_())
+        with pytest.raises(pipeline.InputError, match="--resize_factor"):
+            run(options(inputs, tmp_path / "out.mp4"))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_existing_result_survives_a_failure(self, inputs, tmp_path, monkeypatch):
+        (tmp_path / "out.mp4").write_bytes(b"old")
+
+        class Interrupted(Painter):
+            def __call__(self, batch):
+                raise KeyboardInterrupt
+
+        stand_in(monkeypatch, painter=Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            run(options(inputs, tmp_path / "out.mp4"))
+        assert (tmp_path / "out.mp4").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
