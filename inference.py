@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
-from errors import run_script
+from errors import InputError, run_script
 from lipsync.options import InferenceOptions
 
 
@@ -32,12 +32,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str]) -> InferenceOptions:
-    """Command line -> options. Raises InputError, and SystemExit as argparse does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Command line -> options. Raises InputError; `--help` prints and exits."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(InferenceOptions):
         parser.add_argument(f"--{field.name}", **_argument(field))
     flags = {f"--{field.name}" for field in dataclasses.fields(InferenceOptions)}
     return InferenceOptions(**vars(parser.parse_args(_joined(argv, flags))))
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}: see --help")
 
 
 def _argument(field: dataclasses.Field) -> dict[str, Any]:

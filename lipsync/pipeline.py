@@ -73,8 +73,8 @@ class Task(NamedTuple):
 def run(options: InferenceOptions, progress: Progress | None = None) -> InferenceResult:
     """Make a lip-synced video as the options say.
 
-    Raises InputError for anything in the options that cannot be used, and OSError when the disk is full or not
-    writable; an existing result is then left as it was.
+    Raises InputError for anything in the options that cannot be used, and when the disk is full or not writable; an
+    existing result is then left as it was.
     """
     torch.manual_seed(options.seed)
     progress = progress or (lambda stage, done, total: None)
@@ -143,10 +143,11 @@ def find_boxes(
     detect = Batches(aligner.detect_faces, options.face_det_batch_size, "--face_det_batch_size")
     detections: list[np.ndarray] = []
     frames = clock.each("decode", islice(source.frames(), frame_count))
+    total = min(frame_count, source.frame_count) if source.frame_count else None
     while batch := list(islice(frames, frame_limit(options.face_det_batch_size, source))):
         with clock("detect"):
             detections += detect(batch)
-        progress("faces", len(detections), 1 if source.static else frame_count)
+        progress("faces", len(detections), total)
     longest_gap = int(GAP_SECONDS * source.fps)
     followed = follow(detections, longest_gap, options.face_index)
     if options.no_face == "error" and not followed.present.all():
@@ -191,12 +192,15 @@ def frame_limit(batch_size: int, source: FrameSource) -> int:
 def check_outfile(options: InferenceOptions) -> Path:
     """The result's path. Raises InputError when it is a folder or one of the inputs (by another name, too)."""
     outfile = result_path(options.outfile, options.lossless)
-    if outfile.is_dir():
-        raise InputError(f"--outfile {outfile} is a folder: give the name of a file in it")
-    for flag in ("face", "audio", "checkpoint_path"):
-        given = getattr(options, flag)
-        if given is not None and outfile.exists() and given.exists() and outfile.samefile(given):
-            raise InputError(f"--outfile {outfile} is the file of --{flag}, which it would replace: use another name")
+    try:
+        if outfile.is_dir():
+            raise InputError(f"--outfile {outfile} is a folder: give the name of a file in it")
+        for flag in ("face", "audio", "checkpoint_path"):
+            given = getattr(options, flag)
+            if given is not None and outfile.exists() and given.exists() and outfile.samefile(given):
+                raise InputError(f"--outfile {outfile} is the file of --{flag} and would replace it: use another name")
+    except OSError as error:
+        raise InputError(f"--outfile {outfile} cannot be used ({error.strerror}): choose another name") from error
     return outfile
 
 

@@ -1,6 +1,7 @@
 """The frames that a run works on: read, resized, turned, cropped, repeated; never more than one held."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -14,7 +15,8 @@ class FrameSource:
     """Prepared frames of the face video, as often as asked for.
 
     Attributes:
-        fps, colour, pixel_aspect: of the video.
+        fps, colour, pixel_aspect: of the video; `options.fps` for a picture.
+        frame_count: an estimate of the number of frames; None if the file does not say.
         height, width: of the prepared frames in pixels.
         static: whether there is one frame only.
 
@@ -23,10 +25,11 @@ class FrameSource:
 
     def __init__(self, options: InferenceOptions):
         self._reader = FrameReader(options.face)
-        if self._reader.is_image:
-            self._reader = FrameReader(options.face, fps=options.fps)
         self.static = options.static or self._reader.is_image
         self.fps, self.colour = self._reader.fps, self._reader.colour
+        if self._reader.is_image:
+            self.fps = Fraction(options.fps).limit_denominator(100_000)
+        self.frame_count = 1 if self.static else self._reader.frame_count
         self.pixel_aspect = 1 / self._reader.pixel_aspect if options.rotate else self._reader.pixel_aspect
         self._rotate = options.rotate
         self._scaled = (self._reader.width // options.resize_factor, self._reader.height // options.resize_factor)

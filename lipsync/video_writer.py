@@ -20,6 +20,7 @@ PRESET = "fast"
 FASTSTART_SUFFIXES = (".mp4", ".mov", ".m4v")  # containers whose index is moved to the front, for streaming
 # Rounded to the nearest value at full resolution: swscale's default darkens by half a level.
 CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 UNSPECIFIED = 2  # colour matrix that no one named: BT.601, as in FFmpeg
 
 
@@ -45,7 +46,7 @@ class VideoWriter:
     Attributes:
         path: where the result goes (`.mkv` if lossless).
 
-    Raises InputError for a container that cannot hold the video. OSError when the disk is full or not writable.
+    Raises InputError for a container that cannot hold the video, and when the disk is full or not writable.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class VideoWriter:
         self._written, self._soundtrack = 0, None
         _make_empty(self._aside, self.path)
         try:
-            with system_errors(self.path):
+            with disk_errors(self.path):
                 self._container = self._open()
                 self._stream = self._add_video(crf, pixel_aspect)
                 if speech is not None:
@@ -115,7 +116,7 @@ class VideoWriter:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
         picture = self._in_stream_format(picture)
         picture.pts, picture.time_base = self._written, 1 / self._fps
-        with system_errors(self.path):
+        with disk_errors(self.path):
             self._container.mux(self._stream.encode(picture))
             self._written += 1
             if self._soundtrack:
@@ -141,7 +142,7 @@ class VideoWriter:
             self._discard()
             return
         try:
-            with system_errors(self.path):
+            with disk_errors(self.path):
                 self._container.mux(self._stream.encode(None))
                 if self._soundtrack:
                     self._soundtrack.finish()
@@ -179,11 +180,13 @@ def _make_empty(aside: Path, path: Path) -> None:
 
 
 @contextmanager
-def system_errors(path: Path) -> Iterator[None]:
-    """Turn what FFmpeg says about the system (disk full, no permission) into an OSError that names the result."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what goes wrong outside the program while writing `path` into an InputError."""
     try:
         yield
-    except av.error.FFmpegError as error:
-        if error.errno not in errno.errorcode:
+    except (av.error.FFmpegError, OSError) as error:
+        if error.errno not in DISK_ERRORS:
             raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise InputError(
+            f"writing {path} failed ({os.strerror(error.errno)}): free some space or choose another folder"
+        ) from error

@@ -13,6 +13,7 @@ from inference_setup import FRAME_SIZE, Painter, make_inputs, options, scene, st
 from media import noise, write_clip
 
 from audio import save_wav
+from errors import InputError
 from inference import main, parse
 from lipsync import pipeline
 from lipsync.options import InferenceOptions
@@ -74,7 +75,7 @@ class TestCommandLine:
     def test_names_that_begin_with_a_dash(self):
         given = parse(["--face", "-f.mp4", "--audio", "--a.wav", "--outfile", "-o.mp4", "--static"])
         assert (str(given.face), str(given.audio), str(given.outfile)) == ("-f.mp4", "--a.wav", "-o.mp4")
-        with pytest.raises(SystemExit):
+        with pytest.raises(InputError, match="--face: expected one argument"):
             parse(["--face", "--audio", "a.wav"])
 
     def test_help_loads_nothing_heavy(self):
@@ -157,7 +158,7 @@ class TestFaces:
 
     def test_a_frame_without_a_face_is_an_error_on_demand(self, inputs, tmp_path, monkeypatch):
         stand_in(monkeypatch, self.away)
-        with pytest.raises(pipeline.InputError, match=r"frame 3 \(0\.12 s\)"):
+        with pytest.raises(InputError, match=r"frame 3 \(0\.12 s\)"):
             run(options(inputs, tmp_path / "out.mp4", no_face="error"))
         assert list(tmp_path.iterdir()) == []
 
@@ -223,7 +224,7 @@ class TestResources:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
         stand_in(monkeypatch, painter=None_())
-        with pytest.raises(pipeline.InputError, match="--resize_factor"):
+        with pytest.raises(InputError, match="--resize_factor"):
             run(options(inputs, tmp_path / "out.mp4"))
         assert list(tmp_path.iterdir()) == []
 

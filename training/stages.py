@@ -29,6 +29,7 @@ class Stage(ABC):
     Attributes:
         networks: the networks being trained by checkpoint file prefix; "" is the main one.
         learning_rates: by the same prefixes.
+        frozen: networks that the losses use and that are not trained.
         betas: of Adam.
         batch_size: samples a step.
         lead: mel frames needed before a window, in video frames.
@@ -43,6 +44,7 @@ class Stage(ABC):
         self.hp = hp
         self.networks: dict[str, nn.Module] = {}
         self.learning_rates: dict[str, float] = {}
+        self.frozen: tuple[nn.Module, ...] = ()
         self.batch_size = hp.batch_size
 
     @property
@@ -153,6 +155,7 @@ class GeneratorStage(Stage):
         self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
         self.expert = expert.eval().requires_grad_(False)
+        self.frozen = (self.expert,)
         self.sync_wt = hp.syncnet_wt
         self.settled_wt = hp.syncnet_wt_settled
 
@@ -181,7 +184,9 @@ class GeneratorStage(Stage):
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
-        generated = self._generate(batch, network)
+        return self._judge(batch, self._generate(batch, network))
+
+    def _judge(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         error = lower_half(generated.float() - batch["target"]).square().mean((1, 2, 3, 4))
         sync = losses.sync_loss(self.expert, batch["mel"], generated)
         l1 = losses.reconstruction_loss(generated, batch["target"])
@@ -240,7 +245,7 @@ class QualityStage(GeneratorStage):
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         generated = self._generate(batch, network)
         real, fake = losses.discriminator_loss(bare(self.networks["disc_"]), batch["target"], generated)
-        return {**super().evaluate(batch, network), "disc_real": real, "disc_fake": fake}
+        return {**self._judge(batch, generated), "disc_real": real, "disc_fake": fake}
 
 
 def generator_input(batch: Batch) -> Tensor:

@@ -71,8 +71,8 @@ class Trainer:
             self.optimizers[prefix] = torch.optim.AdamW(
                 network.parameters(), stage.learning_rates[prefix], stage.betas, weight_decay=hp.weight_decay
             )
-        if hasattr(stage, "expert"):
-            stage.expert.to(device, memory_format=torch.channels_last)
+        for network in stage.frozen:
+            network.to(device, memory_format=torch.channels_last)
         self.average = None
         if hp.ema_decay:
             self.average = AveragedModel(
