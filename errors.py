@@ -28,7 +28,7 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", status=130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         _fail(f"{os.strerror(error.errno)}{where}: free some space or choose another folder")

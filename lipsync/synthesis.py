@@ -27,6 +27,8 @@ class Synthesizer:
         model = load_generator(checkpoint or DEFAULT_GENERATOR, device)
         self._model = model.to(memory_format=torch.channels_last)
         self._device, self._dtype = device, PRECISIONS[precision]
+        if self._dtype is None:  # TF32 on a GPU rounds to 10 bits: not the published numbers
+            torch.backends.cudnn.allow_tf32 = False
         self.face_size: tuple[int, int] = model.img_size  # (height, width) in pixels
 
     def fit(self, crop: np.ndarray) -> np.ndarray:

@@ -93,3 +93,9 @@ def test_bad_audio_is_named(tmp_path):
         audio.melspectrogram(tone(0.01))
     with pytest.raises(InputError, match="200 ms"):
         audio.mel_window_starts(10, 25)
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    audio.save_wav(tone(0.5), "a:b.wav")
+    assert len(audio.load_wav("a:b.wav")) == 8000
