@@ -41,6 +41,33 @@ class Colour:
         return cls(frame.colorspace, frame.color_primaries, frame.color_trc, limits)
 
 
+@dataclass(frozen=True)
+class Orientation:
+    """How stored pixels are turned upright: rows and columns swapped, then mirrored."""
+
+    swapped: bool = False
+    mirrored_x: bool = False
+    mirrored_y: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Orientation":
+        """By the frame's display matrix, in quarter turns.
+
+        The matrix [[a, b], [c, d]] sends a pixel at (x, y) to (a x + c y, b x + d y), up to a shift.
+        """
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls()
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
+        return cls(True, c < 0, b < 0) if abs(int(b)) > abs(int(a)) else cls(False, a < 0, d < 0)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) as stored -> upright, (W, H, 3) where swapped."""
+        pixels = np.swapaxes(pixels, 0, 1) if self.swapped else pixels
+        rows, columns = (slice(None, None, -1 if mirrored else 1) for mirrored in (self.mirrored_y, self.mirrored_x))
+        return np.ascontiguousarray(pixels[rows, columns])
+
+
 class FrameReader:
     """Frames of a video, or the one frame of a picture, in presentation order.
 
@@ -108,11 +135,13 @@ class FrameReader:
                 raise InputError(f"no frame of {self.path} can be decoded: give another video")
             self.fps = _as_fraction(fps) if fps else native
             self.colour = Colour.of(first)
-            self.height, self.width = _upright(np.empty((first.height, first.width)), first).shape
+            # Once for the whole video: a frame whose side data was looked at lives until the next garbage collection.
+            self._orientation = Orientation.of(first)
+            self._stored_size = self.width, self.height = first.width, first.height
             self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-            if _turns_on_side(first):
+            if self._orientation.swapped:
+                self.width, self.height = self.height, self.width
                 self.pixel_aspect = 1 / self.pixel_aspect
-            self._size = (first.width, first.height)
             self.frame_count = _frame_count(container, stream, native, self.fps)
 
     def _frames(self) -> Generator[np.ndarray]:
@@ -123,7 +152,7 @@ class FrameReader:
             decoded = _at_constant_rate(_decoded(container, stream, faults), stream.time_base, self.fps)
             count = 0
             for frame, repeats in decoded:
-                pixels = to_bgr(frame, self._size)
+                pixels = self._pixels(frame)
                 count += repeats
                 for _ in range(repeats - 1):
                     yield pixels.copy()
@@ -134,14 +163,10 @@ class FrameReader:
             self._warned = True
             warn(f"{self.path} is {faults[0]}: going on with the {count} frames that decode")
 
-
-def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A decoded frame as an upright (H, W, 3) uint8 BGR array.
-
-    `size` is (width, height) before turning upright, for streams that change theirs on the way.
-    """
-    width, height = size or (frame.width, frame.height)
-    return _upright(frame.to_ndarray(format="bgr24", width=width, height=height), frame)
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        """(height, width, 3) uint8 BGR; frames of another size, where a stream changes it, are scaled."""
+        width, height = self._stored_size
+        return self._orientation.apply(frame.to_ndarray(format="bgr24", width=width, height=height))
 
 
 def _require_file(path: Path) -> None:
@@ -285,32 +310,6 @@ def _at_constant_rate(
             end = round((held.pts + held.duration - origin) * step)
             last = min(end - shown, round(LONGEST_LAST_FRAME_SECONDS * fps))
         yield held, max(1, last)
-
-
-def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror (H, W, ...) pixels as the frame's display matrix asks, in quarter turns.
-
-    The matrix [[a, b], [c, d]] sends a pixel at (x, y) to (a x + c y, b x + d y), up to a shift.
-    """
-    matrix = _display_matrix(frame)
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = matrix
-    if _turns_on_side(frame):
-        pixels, flip_x, flip_y = np.swapaxes(pixels, 0, 1), c < 0, b < 0
-    else:
-        flip_x, flip_y = a < 0, d < 0
-    return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
-
-
-def _turns_on_side(frame: av.VideoFrame) -> bool:
-    matrix = _display_matrix(frame)
-    return matrix is not None and abs(matrix[1]) > abs(matrix[0])
-
-
-def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    return None if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5]
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Video in and out: every frame once, upright, in its colours, at its time; results whole or not at all."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -313,6 +314,20 @@ def test_leaving_an_iteration_closes_the_file(tmp_path):
         next(frames)
         assert len(list(Path("/proc/self/fd").iterdir())) > before
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_frames_leave_memory_at_once(tmp_path):
+    """Without the help of the garbage collector, which counts objects and knows nothing of their size."""
+    path = tmp_path / "clip.mp4"
+    media.write_clip(path, numbered(40))
+    reader = FrameReader(path)
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for _ in reader) == 40
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
 
 
 # Writing
