@@ -5,9 +5,11 @@ from pathlib import Path
 
 import av
 import cv2
+import media
 import numpy as np
 import pytest
 import torch
+from parity_fill import fill
 
 import audio
 import inference
@@ -17,8 +19,6 @@ from lipsync.pipeline import InferenceOptions, mel_windows, run
 from lipsync.video import FrameReader, VideoWriter
 from models import Wav2Lip
 from models.checkpoint import save_checkpoint
-from tests import media
-from tests.parity_fill import fill
 
 BOX = (30, 100, 40, 100)  # top, bottom, left, right
 

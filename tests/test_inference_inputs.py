@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import cv2
+import media
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,6 @@ from errors import run_script
 from lipsync.video import FrameReader, VideoWriter
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import save_checkpoint
-from tests import media
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import av
 import cv2
+import media
 import numpy as np
 import pytest
 
 import audio
 from errors import InputError
 from lipsync.video import Colour, FrameReader, VideoWriter
-from tests import media
 
 ROOT = Path(__file__).resolve().parent.parent
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
