@@ -1,6 +1,6 @@
 """Put frames of a video side by side in one PNG, evenly spaced in time.
 
-python -m demo.contact_sheet results/result_voice.mp4
+Run as `python -m demo.contact_sheet results/result_voice.mp4`.
 """
 
 import argparse

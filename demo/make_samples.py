@@ -1,6 +1,6 @@
 """Write the sample face of `make demo`: a picture, and a moving video made from it.
 
-python -m demo.make_samples --folder results/demo
+Run as `python -m demo.make_samples --folder results/demo`.
 """
 
 import argparse
