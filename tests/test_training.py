@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT
+from torch.optim.swa_utils import AveragedModel
 from toy import make_data_set
 
 from errors import InputError
@@ -20,7 +21,7 @@ from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.checkpoint import load_expert, load_generator, read_checkpoint, save_checkpoint
 from training import losses
 from training.stages import GeneratorStage, QualityStage, generator_input
-from training.trainer import learning_rate_factor
+from training.trainer import learning_rate_factor, moving_average
 
 SMALL = (
     "batch_size=2,syncnet_batch_size=4,generator_width=0.125,syncnet_width=0.125,disc_width=0.125,num_workers=0,"
@@ -150,6 +151,15 @@ def test_learning_rate_is_constant_unless_asked():
     hp = hparams.override("warmup_steps=10,decay_steps=100")
     assert learning_rate_factor(0, hp) == pytest.approx(0.1, rel=0.01)
     assert learning_rate_factor(100, hp) == pytest.approx(0.01)
+
+
+def test_averaged_weights_forget_their_start():
+    layer = torch.nn.Linear(1, 1)
+    average = AveragedModel(layer, multi_avg_fn=moving_average(0.99))
+    for value in range(31):
+        torch.nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+    assert 20 < float(average.module.weight) < 30  # a plain 0.99 would still be at 4
 
 
 # Scripts

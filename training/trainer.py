@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Trainer:
         self.average = None
         if hp.ema_decay:
             self.average = AveragedModel(
-                bare(stage.networks[""]), multi_avg_fn=get_ema_multi_avg_fn(hp.ema_decay), use_buffers=True
+                bare(stage.networks[""]), multi_avg_fn=moving_average(hp.ema_decay), use_buffers=True
             )
         self._resume()
         self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
@@ -351,6 +352,15 @@ def learning_rate_factor(step: int, hp: HParams) -> float:
         progress = min(1.0, step / hp.decay_steps)
         factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
     return factor
+
+
+def moving_average(decay: float) -> Callable[..., None]:
+    """An exponential moving average for AveragedModel whose memory grows with the steps, so that it starts unbiased."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(averaged, current, count)
+
+    return update
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
