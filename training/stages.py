@@ -207,7 +207,7 @@ class GeneratorStage(Stage):
         return {"sync_wt": self.sync_wt}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.sync_wt = float(state.get("sync_wt", self.sync_wt))
+        self.sync_wt = max(self.hp.syncnet_wt, float(state.get("sync_wt", 0.0)))  # --hparams may switch it on
 
     def sample_sheets(self, batch: Batch, network: nn.Module) -> np.ndarray:
         """Reference | input | generated | truth."""
