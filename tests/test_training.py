@@ -159,7 +159,7 @@ def test_averaged_weights_forget_their_start():
     for value in range(31):
         torch.nn.init.constant_(layer.weight, value)
         average.update_parameters(layer)
-    assert 20 < float(average.module.weight) < 30  # a plain 0.99 would still be at 4
+    assert 20 < average.module.weight.item() < 30  # a plain 0.99 would still be at 4
 
 
 # Scripts
