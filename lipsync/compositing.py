@@ -14,6 +14,8 @@ FADE_IN_TOP, FULL_FROM = 0.38, 0.60  # rows: weight 0 above the first, 1 below t
 SIDE_FADE = 0.16  # of the width, at the left and right edge
 JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how far (of the width) at the lower edge
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
+COLOUR_GRID = 24  # cells a side on which colour differences are compared: light and tint, no shapes
+COLOUR_REACH = 3.0  # cells: how far a difference at the rim is carried into the middle
 CACHED_MASKS = 64  # box sizes; they change by a pixel or two from frame to frame
 
 
@@ -32,16 +34,43 @@ def paste(frame: np.ndarray, face: np.ndarray, box: Box) -> None:
 def feather(frame: np.ndarray, face: np.ndarray, box: Box) -> None:
     """Melt `face` into `box` of `frame`, in place: full weight on mouth and jaw, none at the edges and the eyes.
 
-    Arguments as for `paste`. Pixels where the weight is 0 keep their values exactly.
+    Arguments as for `paste`. Pixels where the weight is 0 keep their values exactly. The face first takes on the
+    frame's colours (`match_colours`), so that no tint of the generator shows.
     """
     x1, y1, x2, y2 = box
     height, width = frame.shape[:2]
+    original = cv2.resize(frame[y1:y2, x1:x2], face.shape[1::-1], interpolation=cv2.INTER_AREA)
+    face = match_colours(face, original)
     weights = feather_mask(y2 - y1, x2 - x1, (x1 == 0, y2 == height, x2 == width))
     enlarge = (y2 - y1) * (x2 - x1) > face.shape[0] * face.shape[1]
     face = cv2.resize(face, (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC if enlarge else cv2.INTER_AREA)
     top = int(FADE_IN_TOP * (y2 - y1))  # rows above have weight 0
     region = frame[y1 + top : y2, x1:x2]
     region[:] = cv2.blendLinear(face[top:], np.ascontiguousarray(region), weights[top:], 1 - weights[top:])
+
+
+def match_colours(face: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Take smooth colour differences to the original out of a generated face.
+
+    The difference is known where the original stays visible (upper face and rim) and carried from there over the mouth
+    by a normalised blur, as a membrane would: light and tint are corrected, shapes are not.
+
+    Args:
+        face, original: (h, w, 3) uint8 BGR of one size.
+
+    Returns:
+        (h, w, 3) uint8 BGR.
+    """
+    known = 1 - feather_mask(*face.shape[:2])
+    difference = (original.astype(np.float32) - face) * known[..., None]
+    weight, difference = (_blurred_on_grid(values) for values in (known, difference))
+    correction = difference / np.maximum(weight, 1e-3)[..., None]
+    return np.clip(np.rint(face + cv2.resize(correction, face.shape[1::-1])), 0, 255).astype(np.uint8)
+
+
+def _blurred_on_grid(values: np.ndarray) -> np.ndarray:
+    cells = cv2.resize(values, (COLOUR_GRID, COLOUR_GRID), interpolation=cv2.INTER_AREA)
+    return cv2.GaussianBlur(cells, (0, 0), COLOUR_REACH, borderType=cv2.BORDER_REPLICATE)
 
 
 @lru_cache(maxsize=CACHED_MASKS)

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync.compositing import FADE_IN_TOP, feather, feather_mask, paste
+from lipsync import compositing
+from lipsync.compositing import FADE_IN_TOP, feather, feather_mask, match_colours, paste
 
 BOX = (40, 20, 140, 150)
 
@@ -29,7 +30,13 @@ def test_paste_is_a_bilinear_resize_put_over_the_box(scene):
     assert np.array_equal(outside(result), outside(frame))
 
 
-def test_feather_keeps_everything_above_the_fade_and_outside_the_box(scene):
+@pytest.fixture
+def own_colours(monkeypatch):
+    """The generated face keeps its colours: what is tested is the mask alone."""
+    monkeypatch.setattr(compositing, "match_colours", lambda face, original: face)
+
+
+def test_feather_keeps_everything_above_the_fade_and_outside_the_box(scene, own_colours):
     frame, face = scene
     result = frame.copy()
     feather(result, face, BOX)
@@ -44,7 +51,7 @@ def test_feather_keeps_everything_above_the_fade_and_outside_the_box(scene):
 
 
 @pytest.mark.parametrize("size", [(300, 240), (130, 100), (60, 44)])
-def test_no_step_at_the_box_edge(size):
+def test_no_step_at_the_box_edge(size, own_colours):
     """A face of another brightness: no two neighbouring pixels differ by more than a soft slope allows."""
     height, width = size
     frame = np.full((height + 80, width + 80, 3), 100, np.uint8)
@@ -75,3 +82,28 @@ def test_any_box_size(scene, box):
         frame = scene[0].copy()
         put(frame, scene[1], box)
         assert np.array_equal(outside(frame, box), outside(scene[0], box))
+
+
+def face_picture() -> np.ndarray:
+    """A face with light from one side, (96, 96, 3)."""
+    y, x = np.mgrid[:96, :96]
+    return np.stack([90 + 0.4 * x, 110 + 0.3 * x, 150 + 0.2 * y], -1).astype(np.uint8)
+
+
+def test_a_tint_of_the_generator_is_taken_out():
+    original = face_picture()
+    tinted = np.clip(original * np.array([0.8, 0.9, 1.0]) + np.array([0, 10, 25]), 0, 255).astype(np.uint8)
+    before, after = (np.abs(face.astype(int) - original).mean() for face in (tinted, match_colours(tinted, original)))
+    assert before > 10 and after < 1.5
+
+
+def test_what_the_mouth_does_is_kept():
+    original = face_picture()
+    opened = original.copy()
+    cv2.ellipse(opened, (48, 72), (12, 8), 0, 0, 360, (20, 20, 40), -1)
+    matched = match_colours(opened, original)
+    assert np.abs(matched.astype(int) - opened)[64:80, 36:60].mean() < 6
+
+
+def test_equal_colours_are_left_alone():
+    assert np.array_equal(match_colours(face_picture(), face_picture()), face_picture())
