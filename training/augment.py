@@ -8,8 +8,8 @@ import numpy as np
 MAX_SHIFT = 0.05  # of the face's size
 MAX_SCALE = 0.08
 MAX_ROTATION = 6.0  # degrees
-MAX_BRIGHTNESS = 20.0  # of 255
-MAX_CONTRAST = 0.2
+MAX_BRIGHTNESS = 45.0  # of 255
+MAX_CONTRAST = 0.3
 MAX_TINT = 0.06  # factor on each colour channel
 MAX_MEL_GAIN = 0.5  # of the mel's [-4, 4]: about 6 dB
 
