@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 Size = int | tuple[int, int]
 
+PUBLISHED_LEVELS = 5  # halvings of the published 96 x 96 face
+
 
 class Conv2d(nn.Module):
     """Convolution, batch norm, optional residual add, ReLU. (N, cin, H, W) -> (N, cout, H', W')."""
@@ -68,7 +70,7 @@ def face_levels(img_size: tuple[int, int]) -> int:
     levels = 0
     while height % 2 == 0 and width % 2 == 0 and min(height, width) // 2 >= 3:
         height, width, levels = height // 2, width // 2, levels + 1
-    if levels < 5 or max(height, width) > 10:
+    if levels < PUBLISHED_LEVELS or max(height, width) > 10:
         raise ValueError(f"a face of {img_size[0]} x {img_size[1]} pixels does not halve down to 3 to 10 cells a side")
     return levels
 

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.conv import face_levels, fold_time, nonorm_Conv2d, output_size, scaled
+from models.conv import PUBLISHED_LEVELS, face_levels, fold_time, nonorm_Conv2d, output_size, scaled
 
-PUBLISHED_LEVELS = 5  # halvings of a 96 x 96 face
 VERTICAL = ((7, 1, 3), (5, 1, 2), (5, 2, 2), (5, 2, 2), (3, 2, 1), (3, 2, 1))
 HORIZONTAL = ((7, 1, 3), (5, 2, 2), (5, 2, 2), (5, 2, 2), (3, 2, 1), (3, 2, 1))
 

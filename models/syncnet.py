@@ -3,10 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.conv import Conv2d, audio_encoder, face_levels, output_size, residuals, scaled
+from models.conv import PUBLISHED_LEVELS, Conv2d, audio_encoder, face_levels, output_size, residuals, scaled
 
 SYNCNET_T = 5  # frames a window: 200 ms at 25 frames a second
-PUBLISHED_LEVELS = 5  # halvings of a 96 x 96 face
 # (kernel, stride, padding) of the strided stages, vertically and horizontally.
 VERTICAL = ((7, 1, 3), (5, 1, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1))
 HORIZONTAL = ((7, 1, 3), (5, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1))

@@ -4,6 +4,7 @@ A preprocessed clip is a folder of face crops `<frame number>.jpg`, `audio.wav` 
 `mel.npy`. Crops are decoded once and stay in memory when they fit; the mel is never computed twice in a run.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,9 @@ from tqdm import tqdm
 import audio
 from errors import InputError
 from hparams import HParams
+from models.syncnet import SYNCNET_T
 from training.augment import MelGain, WindowTransform
 
-SYNCNET_T = 5  # frames a window
 MIN_FRAMES = 16  # a clip needs more than 15
 FILELISTS = Path(__file__).resolve().parent.parent / "filelists"
 
@@ -185,7 +186,7 @@ class WindowSampler:
         return rng.choice(starts, count, replace=count > len(starts))
 
 
-class _WindowDataset(Dataset):
+class _WindowDataset(Dataset, ABC):
     """Sample i is a function of (seed, i): epochs are reshuffled, a resumed run draws what the first would have."""
 
     lead = 0
@@ -215,8 +216,9 @@ class _WindowDataset(Dataset):
         random = self.train and self.hp.augment
         return WindowTransform.draw(rng, random), MelGain.draw(rng, random)
 
+    @abstractmethod
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        """A sample of a clip; all that is random in it comes from `rng`."""
 
 
 class ExpertDataset(_WindowDataset):
