@@ -5,8 +5,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-BLENDS = ("feather", "paste")
-Box = tuple[int, int, int, int]
+from face_detection.api import Box
 
 # The feather mask, in fractions of the box. Only the lower half of a face is synthesised; the upper half is the
 # network's copy at its own low resolution, so the original stays above and the two melt between eyes and lips.

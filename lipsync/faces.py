@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from face_detection.api import Box
 from lipsync.tracking import FollowedFace
-
-Box = tuple[int, int, int, int]
 
 SMOOTHING_FRAMES = 5  # published temporal window
 GAP_SECONDS = 0.5  # longest absence of a face that is bridged by interpolation

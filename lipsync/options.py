@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
+from face_detection.api import DETECTORS
 
 DETECT = (-1, -1, -1, -1)  # the box that stands for detection
 SLOWEST, FASTEST = 1, 480  # frames a second of a result made from a picture
@@ -14,7 +15,6 @@ WORST_CRF = 51
 BLENDS = ("feather", "paste")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
-FACE_DETECTORS = ("auto", "sfd", "centerface")
 
 
 def _option(default: Any, text: str, **argument: Any) -> Any:
@@ -75,7 +75,7 @@ class InferenceOptions:
     precision: str = _option("fp32", "arithmetic of the generator", choices=PRECISIONS)
     seed: int = _option(0, "of every random generator")
     face_detector: str = _option(
-        "auto", "auto takes sfd when its weights are there, else centerface", choices=FACE_DETECTORS
+        "auto", "auto takes sfd when its weights are there, else centerface", choices=DETECTORS
     )
 
     def __post_init__(self) -> None:

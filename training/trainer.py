@@ -106,7 +106,8 @@ class Trainer:
                     if stop or self.global_step % options.checkpoint_interval == 0:
                         self._save()
                         saved_at = self.global_step
-                    if stop:
+                    if stop:  # in any process: all leave together
+                        self.interrupted = True
                         break
                 if not self.interrupted and self.global_step % options.eval_interval:
                     self._evaluate(logs, bar)
