@@ -66,10 +66,12 @@ class HParams:
     weight_decay: float = 0.0  # decoupled (AdamW); 0 is Adam
     grad_clip: float = 0.0  # largest norm of a step's gradient; 0 is no limit
     ema_decay: float = 0.0  # weights averaged over steps, evaluated and stored beside the last; 0 is off
+    compile: bool = False  # torch.compile the trained networks: a minute at the start, then faster steps
 
     # This toolkit: what the expert learns from
-    syncnet_loss: str = "bce"  # bce: the published loss; infonce: every pair of a batch (training/losses.py)
-    syncnet_windows: int = 4  # infonce: windows drawn from a clip; syncnet_batch_size / this many clips a batch
+    # bce: the published loss; bce_pairs: the same over all pairs of a batch; infonce: contrast (training/losses.py)
+    syncnet_loss: str = "bce"
+    syncnet_windows: int = 4  # bce_pairs, infonce: windows of each clip; syncnet_batch_size / this many clips a batch
     infonce_negatives: str = "batch"  # batch: all other windows; clip: those of the same clip alone, so that only
     # timing tells them apart and never who speaks
     infonce_scale: float = 20.0  # factor on the cosines (inverse temperature)

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pickle
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -111,6 +112,16 @@ def build_network(kind: type[Network], checkpoint: dict[str, Any], path: Path) -
         raise InputError(f"checkpoint {path}: {error}") from error
     load_weights(network, checkpoint["state_dict"], path)
     return network
+
+
+def network_of(checkpoint: dict[str, Any], path: Path, kinds: Sequence[type[nn.Module]]) -> nn.Module:
+    """The network among `kinds` whose names and shapes a checkpoint has. Raises InputError if there is none."""
+    for kind in kinds:
+        try:
+            return build_network(kind, checkpoint, path)
+        except InputError:
+            continue
+    raise InputError(f"checkpoint {path} is of none of the networks {', '.join(kind.__name__ for kind in kinds)}")
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Wav2Lip:

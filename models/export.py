@@ -6,9 +6,9 @@ python -m models.export runs/wav2lip/checkpoint_best.pth checkpoints/mine.pth
 import argparse
 from pathlib import Path
 
-from errors import InputError, run_script
+from errors import run_script
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
-from models.checkpoint import build_network, read_checkpoint, save_checkpoint
+from models.checkpoint import network_of, read_checkpoint, save_checkpoint
 
 KINDS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 
@@ -19,18 +19,8 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.checkpoint)
-    save_checkpoint(args.target, _network_of(checkpoint, args.checkpoint), half=True)
+    save_checkpoint(args.target, network_of(checkpoint, args.checkpoint, KINDS), half=True)
     print(f"wrote {args.target}, {args.target.stat().st_size / 1e6:.1f} MB")
-
-
-def _network_of(checkpoint: dict, path: Path):
-    """The network whose names and shapes the checkpoint has. Raises InputError if there is none."""
-    for kind in KINDS:
-        try:
-            return build_network(kind, checkpoint, path)
-        except InputError:
-            continue
-    raise InputError(f"checkpoint {path} is of none of the networks {', '.join(kind.__name__ for kind in KINDS)}")
 
 
 if __name__ == "__main__":

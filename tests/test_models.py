@@ -9,7 +9,7 @@ import torch
 from parity_fill import fill, x
 
 from errors import InputError
-from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual, export
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual, export, widen
 from models.checkpoint import (
     ModelDims,
     load_discriminator,
@@ -198,3 +198,31 @@ def test_export_keeps_the_network_and_halves_the_file(tmp_path, monkeypatch):
     with torch.inference_mode():
         difference = load_generator(tmp_path / "short.pth")(mel, faces) - network(mel, faces)
     assert difference.abs().max() < 2e-3  # half a grey level
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_widened_generator_computes_the_same_and_its_new_channels_learn(tmp_path, monkeypatch, training):
+    torch.manual_seed(0)
+    narrow = Wav2Lip(width=0.125)
+    save_checkpoint(tmp_path / "narrow.pth", narrow)
+    argv = ["widen", str(tmp_path / "narrow.pth"), str(tmp_path / "wide.pth"), "--width", "0.25"]
+    monkeypatch.setattr("sys.argv", argv)
+    widen.main()
+    wide = load_generator(tmp_path / "wide.pth").train(training)
+    inputs = tensor("mel", 3, 1, 80, 16), tensor("img", 3, 6, 96, 96)
+    made = wide(*inputs)
+    torch.testing.assert_close(made, narrow.train(training)(*inputs), rtol=0, atol=1e-5)
+    made.square().mean().backward()
+    unheard = wide.output_block[1].weight.grad[:, narrow.output_block[1].in_channels :]
+    assert unheard.abs().max() > 0
+
+
+def test_widened_expert_judges_nearly_the_same():
+    torch.manual_seed(0)
+    narrow = SyncNet_color(width=0.125).eval()
+    wide = widen.widen(narrow, 0.25)
+    inputs = tensor("mel", 3, 1, 80, 16), tensor("img", 3, 15, 48, 96)
+    cosines = [(a * v).sum(1) for a, v in (narrow(*inputs), wide(*inputs))]
+    torch.testing.assert_close(*cosines, rtol=0, atol=0.05)
+    with pytest.raises(InputError, match="not above"):
+        widen.widen(wide, 0.25)

@@ -82,6 +82,15 @@ def test_info_nce_leaves_out_near_windows_of_the_same_clip():
     assert losses.info_nce(similarity, clip, start, 3) < 0.7 < losses.info_nce(similarity, clip, start, 2)
 
 
+def test_pairwise_bce_is_the_published_loss_over_true_and_far_pairs():
+    cosine = torch.tensor([[0.9, 0.2, 0.7, 0.6], [0.3, 0.8, 0.7, 0.6], [0.7, 0.7, 0.5, 0.4], [0.7, 0.7, 0.1, 1.0]])
+    clip, start = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 9, 0, 3])  # the second clip's windows are too near
+    expected = (-cosine.diagonal().log().mean() - (1 - torch.tensor([0.2, 0.3])).log().mean()) / 2
+    assert losses.pairwise_bce(cosine, clip, start, 5) == pytest.approx(float(expected), abs=1e-6)
+    with pytest.raises(ValueError, match="far enough"):
+        losses.pairwise_bce(cosine, clip, start, 50)
+
+
 def test_expert_must_be_in_eval_mode():
     with pytest.raises(ValueError, match="eval mode"):
         losses.sync_loss(SyncNet_color(width=0.125).train(), torch.rand(2, 1, 80, 16), torch.rand(2, 3, 5, 96, 96))
@@ -180,8 +189,9 @@ def test_expert_trains_resumes_exactly_and_keeps_the_published_layout(toy, tmp_p
     assert records(tmp_path / "a", "val")[-1]["loss"] == pytest.approx(records(tmp_path / "b", "val")[-1]["loss"])
 
 
-def test_expert_learns_from_all_pairs_of_a_batch(toy, tmp_path, monkeypatch):
-    overrides = "syncnet_loss=infonce,syncnet_batch_size=8,syncnet_windows=4,augment=True,ema_decay=0.9,grad_clip=1"
+@pytest.mark.parametrize("loss", ["infonce", "bce_pairs"])
+def test_expert_learns_from_all_pairs_of_a_batch(toy, tmp_path, monkeypatch, loss):
+    overrides = f"syncnet_loss={loss},syncnet_batch_size=8,syncnet_windows=4,augment=True,ema_decay=0.9,grad_clip=1"
     run("color_syncnet_train", monkeypatch, arguments(toy, tmp_path, "--steps", 2), overrides)
     assert "average" in read_checkpoint(tmp_path / "checkpoint_step000000002.pth")
 

@@ -38,8 +38,8 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError("--steps takes a number from 1")
     if args.init_from and args.checkpoint_path:
         raise InputError("--init_from starts anew and --checkpoint_path resumes: give one of them")
-    if hp.syncnet_loss not in ("bce", "infonce"):
-        raise InputError(f"--hparams: syncnet_loss is bce or infonce, not '{hp.syncnet_loss}'")
+    if hp.syncnet_loss not in ("bce", "bce_pairs", "infonce"):
+        raise InputError(f"--hparams: syncnet_loss is bce, bce_pairs or infonce, not '{hp.syncnet_loss}'")
     if hp.infonce_negatives not in ("batch", "clip"):
         raise InputError(f"--hparams: infonce_negatives is batch or clip, not '{hp.infonce_negatives}'")
     checkpoints = {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)}

@@ -250,7 +250,7 @@ class ExpertDataset(_WindowDataset):
 
 
 class ExpertPairsDataset(_WindowDataset):
-    """Samples for the contrast of every window with every other of a batch (syncnet_loss=infonce).
+    """Samples for losses over all pairs of windows in a batch (syncnet_loss=infonce or bce_pairs).
 
     `faces` (K, 15, H / 2, W) uint8, `mel` (K, 1, 80, 16), `start` (K,) frame numbers, `clip` (K,) clip indices.
     """

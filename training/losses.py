@@ -19,6 +19,24 @@ def cosine_bce(audio_embedding: Tensor, face_embedding: Tensor, label: Tensor) -
     return F.binary_cross_entropy(cosine.clamp(0, 1)[:, None], label)
 
 
+def pairwise_bce(cosine: Tensor, clip: Tensor, start: Tensor, min_distance: int) -> Tensor:
+    """The published loss over all pairs that a batch holds: mean over true pairs and mean over false ones, halved.
+
+    Args:
+        cosine: (N, N) cosines, speech by lips; the true pairs are on the diagonal.
+        clip: (N,) clip of each window; start: (N,) its first frame. Windows of one clip at least `min_distance` frames
+            apart are the false pairs. Raises ValueError if there are none.
+    """
+    cosine = cosine.float().clamp(0, 1)
+    false = (clip[:, None] == clip[None]) & ((start[:, None] - start[None]).abs() >= max(1, min_distance))
+    if not false.any():
+        raise ValueError("the batch holds no two windows of a clip that are far enough apart")
+    true = cosine.diagonal()
+    on_true = F.binary_cross_entropy(true, torch.ones_like(true))
+    on_false = F.binary_cross_entropy(cosine[false], torch.zeros_like(cosine[false]))
+    return (on_true + on_false) / 2
+
+
 def info_nce(
     similarity: Tensor, clip: Tensor, start: Tensor, min_distance: int, same_clip_only: bool = False
 ) -> Tensor:

@@ -93,7 +93,7 @@ class ExpertStage(Stage):
 
     @property
     def loader_batch(self) -> int:
-        if self.hp.syncnet_loss == "infonce":
+        if self.hp.syncnet_loss != "bce":
             return max(1, self.batch_size // self.hp.syncnet_windows)
         return self.batch_size
 
@@ -101,7 +101,7 @@ class ExpertStage(Stage):
         clips = load_clips(data_root, split, self.hp, self.lead, filelists)
         if split != "train":
             return ExpertDataset(clips, self.hp, EVAL_SEED, train=False)
-        kind = ExpertPairsDataset if self.hp.syncnet_loss == "infonce" else ExpertDataset
+        kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
         return kind(clips, self.hp, seed, train=True)
 
     def eval_items(self, dataset: Dataset) -> int:
@@ -109,17 +109,15 @@ class ExpertStage(Stage):
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         expert = self.networks[""]
-        if self.hp.syncnet_loss == "infonce":
-            faces, mel = batch["faces"].flatten(0, 1), batch["mel"].flatten(0, 1)
-            audio_embedding, face_embedding = expert(mel, faces)
+        if self.hp.syncnet_loss != "bce":
+            audio_embedding, face_embedding = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
             cosine = audio_embedding @ face_embedding.T
-            loss = losses.info_nce(
-                self.hp.infonce_scale * cosine,
-                batch["clip"].flatten(),
-                batch["start"].flatten(),
-                self.hp.min_negative_distance,
-                same_clip_only=self.hp.infonce_negatives == "clip",
-            )
+            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.min_negative_distance
+            if self.hp.syncnet_loss == "infonce":
+                same_clip_only = self.hp.infonce_negatives == "clip"
+                loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
+            else:
+                loss = losses.pairwise_bce(cosine, *windows)
             hits = (cosine.argmax(1) == torch.arange(len(cosine), device=cosine.device)).float().mean()
             update("", loss)
             return {"loss": loss, "top1": hits}

@@ -79,6 +79,9 @@ class Trainer:
             self.average = AveragedModel(
                 bare(stage.networks[""]), multi_avg_fn=moving_average(hp.ema_decay), use_buffers=True
             )
+        if hp.compile:
+            for network in stage.networks.values():
+                bare(network).compile()
         self._resume()
         self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
         self.eval_set = stage.dataset(options.data_root, "val", options.seed, options.filelists)
