@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy import signal
 
 from errors import InputError
 from hparams import HParams, hparams
@@ -66,11 +65,15 @@ def save_wav(wav: np.ndarray, path: str | Path, sr: int = hparams.sample_rate) -
 
 def preemphasis(wav: np.ndarray, k: float = hparams.preemphasis) -> np.ndarray:
     """y[n] = x[n] - k x[n-1], with x[-1] = 0."""
+    from scipy import signal
+
     return signal.lfilter([1, -k], [1], wav)
 
 
 def inv_preemphasis(wav: np.ndarray, k: float = hparams.preemphasis) -> np.ndarray:
     """The inverse of `preemphasis`."""
+    from scipy import signal
+
     return signal.lfilter([1], [1, -k], wav)
 
 

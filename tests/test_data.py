@@ -7,15 +7,14 @@ from toy import make_clip, make_data_set
 import audio
 from errors import InputError
 from hparams import hparams
+from training.clips import Clip, read_filelist
 from training.data import (
-    Clip,
     ExpertDataset,
     ExpertPairsDataset,
     GeneratorDataset,
     StepSampler,
     WindowSampler,
     load_clips,
-    read_filelist,
 )
 
 

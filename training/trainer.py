@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from errors import InputError
+from errors import InputError, warn
 from hparams import HParams
 from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from training.data import StepSampler
@@ -313,21 +313,20 @@ class Logs:
 
     def __enter__(self) -> "Logs":
         if self.active:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(self.folder / "tensorboard"))
+            self.board = _tensorboard(self.folder / "tensorboard")
             self.lines = (self.folder / "log.jsonl").open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self.active:
-            self.board.close()
             self.lines.close()
+            if self.board:
+                self.board.close()
 
     def write(self, split: str, step: int, metrics: dict[str, float]) -> None:
         if not self.active:
             return
-        for name, value in metrics.items():
+        for name, value in metrics.items() if self.board else ():
             self.board.add_scalar(f"{split}/{name}", value, step)
         record = {"step": step, "split": split, "time": round(time.time(), 1)}
         rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
@@ -335,10 +334,20 @@ class Logs:
 
     def picture(self, name: str, step: int, sheets: np.ndarray) -> None:
         """Sheets (B, T, H, W, 3) uint8 BGR as one grid, a clip a row."""
-        if self.active:
+        if self.active and self.board:
             rows = [np.concatenate(list(sheet), axis=1) for sheet in sheets]
             grid = np.concatenate(rows, axis=0)[..., ::-1].copy()
             self.board.add_image(name, grid, step, dataformats="HWC")
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of event files, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        warn("TensorBoard is not installed: the curves go to log.jsonl only")
+        return None
+    return SummaryWriter(str(folder))
 
 
 def write_sheets(sheets: np.ndarray, folder: Path) -> None:

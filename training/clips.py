@@ -1,0 +1,162 @@
+"""Preprocessed clips: folders of face crops `<frame number>.jpg`, `audio.wav` and, from preprocess.py, `mel.npy`.
+
+Crops are decoded once and stay in memory when they fit; the mel is never computed twice in a run.
+"""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+import audio
+from errors import InputError
+from hparams import HParams
+from models.syncnet import SYNCNET_T
+
+MIN_FRAMES = 16  # a clip needs more than 15
+FILELISTS = Path(__file__).resolve().parent.parent / "filelists"
+
+
+@dataclass
+class Clip:
+    """One preprocessed clip.
+
+    Attributes:
+        folder: where its crops lie; its name alone when they came out of a pack.
+        numbers: (n,) frame numbers that have a crop, ascending.
+        mel: (mel frames, 80) float32.
+        faces: (n, H, W, 3) uint8 BGR, or None while crops are decoded on demand.
+    """
+
+    folder: Path
+    numbers: np.ndarray
+    mel: np.ndarray
+    faces: np.ndarray | None = None
+
+    def window_starts(self, fps: float, lead: int = 0) -> np.ndarray:
+        """Frame numbers at which 5 consecutive crops exist and mel windows fit.
+
+        `lead` frames more of mel are needed before the start: 0 for the expert, 1 for the generator, whose frame
+        f + k hears the mel that starts at frame f + k - 1.
+        """
+        have = np.zeros(self.numbers[-1] + SYNCNET_T + 1, bool)
+        have[self.numbers] = True
+        starts = [f for f in self.numbers if f >= lead and have[f : f + SYNCNET_T].all()]
+        last = SYNCNET_T - 1 - lead if lead else 0  # the latest frame, counted from f, whose mel is used
+        ends = [mel_start(f + last, fps) + audio.MEL_STEP_SIZE for f in starts]
+        return np.array([f for f, end in zip(starts, ends, strict=True) if end <= len(self.mel)], int)
+
+    def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
+        """The `at`-th crop: (H, W, 3) uint8 BGR."""
+        if self.faces is not None:
+            return self.faces[at]
+        return read_crop(self.folder / f"{self.numbers[at]}.jpg", img_size)
+
+    def window(self, start: int, img_size: tuple[int, int]) -> np.ndarray:
+        """The 5 crops from frame `start` on: (5, H, W, 3) uint8 BGR."""
+        at = int(np.searchsorted(self.numbers, start))
+        if self.faces is not None:
+            return self.faces[at : at + SYNCNET_T]
+        return np.stack([self.face(at + k, img_size) for k in range(SYNCNET_T)])
+
+    def mel_window(self, frame: int, fps: float) -> np.ndarray:
+        """The mel that starts at a video frame: (80, 16)."""
+        start = mel_start(frame, fps)
+        return self.mel[start : start + audio.MEL_STEP_SIZE].T
+
+
+def mel_start(frame: int, fps: float) -> int:
+    """First mel frame of a video frame."""
+    return int(audio.MEL_FRAMES_PER_SECOND * frame / fps)
+
+
+def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:
+    """A face crop resized to (height, width): (H, W, 3) uint8 BGR. Raises InputError when it does not decode."""
+    crop = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if crop is None:
+        raise InputError(f"face crop {path} cannot be read: delete the clip's folder and run preprocess.py again")
+    return cv2.resize(crop, (img_size[1], img_size[0]))
+
+
+def read_filelist(split: str, folder: Path = FILELISTS) -> list[str]:
+    """Clip names `<folder>/<id>` of a split; anything after a space is ignored. Raises InputError."""
+    path = folder / f"{split}.txt"
+    if not path.is_file():
+        raise InputError(f"file list {path} does not exist: put train.txt and val.txt of the data set there")
+    names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"file list {path} is empty: it takes a <folder>/<id> a line")
+    return names
+
+
+def open_clips(
+    data_root: Path, split: str, hp: HParams, lead: int, filelists: Path = FILELISTS, cache: bool = True
+) -> list[Clip]:
+    """The usable clips of a split, with their mels, and (`cache`) their crops decoded when they fit in memory.
+
+    Raises InputError, with counts per reason, when none can be used.
+    """
+    names = read_filelist(split, filelists)
+    if not data_root.is_dir():
+        raise InputError(f"--data_root {data_root} is not a folder: give the output of preprocess.py")
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(
+            tqdm(pool.map(lambda name: _open_clip(data_root / name, hp, lead), names),
+                 total=len(names), desc=f"{split} clips", unit="clip", leave=False)
+        )  # fmt: skip
+    clips = [outcome for outcome in outcomes if isinstance(outcome, Clip)]
+    reasons = Counter(outcome for outcome in outcomes if isinstance(outcome, str))
+    if not clips:
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise InputError(f"no clip of {split}.txt can be used ({counts}): is {data_root} what preprocess.py wrote?")
+    if reasons:
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        tqdm.write(f"{split}: {len(clips)} clips; left out: {counts}")
+    if cache:
+        _cache_faces(clips, split, hp)
+    return clips
+
+
+def _open_clip(folder: Path, hp: HParams, lead: int) -> Clip | str:
+    """A clip, or the reason why it cannot be used."""
+    if not folder.is_dir():
+        return "missing"
+    numbers = np.array(sorted(int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdigit()), int)
+    if len(numbers) < MIN_FRAMES:
+        return f"with under {MIN_FRAMES} frames"
+    stored = folder / "mel.npy"
+    try:
+        mel = np.load(stored) if stored.is_file() else audio.melspectrogram(audio.load_wav(folder / "audio.wav")).T
+    except (InputError, ValueError, OSError):
+        return "without readable audio"
+    clip = Clip(folder, numbers, np.ascontiguousarray(mel, np.float32))
+    if len(clip.window_starts(hp.fps, lead)) < 2:
+        return f"with under 2 windows of {SYNCNET_T} consecutive frames"
+    return clip
+
+
+def _cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
+    needed = sum(len(clip.numbers) for clip in clips) * hp.img_size * hp.img_size * 3
+    if needed > min(hp.cache_gb * 2**30, free_memory() / 2):
+        tqdm.write(f"{split}: crops need {needed / 2**30:.1f} GB of memory and are decoded on demand")
+        return
+    img_size = (hp.img_size, hp.img_size)
+
+    def decode(clip: Clip) -> None:
+        clip.faces = np.stack([read_crop(clip.folder / f"{number}.jpg", img_size) for number in clip.numbers])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(tqdm(pool.map(decode, clips), total=len(clips), desc=f"{split} crops", unit="clip", leave=False))
+
+
+def free_memory() -> float:
+    """Bytes of memory that can be had without swapping; unlimited where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")

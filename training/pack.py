@@ -1,0 +1,154 @@
+"""A preprocessed tree in two files a split: all crops as one video, all mels as 8-bit numbers.
+
+    python -m training.pack --data_root lrs2_preprocessed --packed_root packed
+
+Training takes the folder as --data_root; torch, numpy, OpenCV and tqdm are enough to read it.
+"""
+
+import argparse
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from errors import InputError, run_script
+from hparams import HParams, hparams
+from training.clips import FILELISTS, Clip, free_memory, open_clips
+
+MEL_LEVELS = 255  # steps of the stored mel over [-4, 4]
+AGAIN = "pack the preprocessed tree again"
+
+
+def is_packed(folder: Path, split: str) -> bool:
+    """Whether a folder holds the pack of a split."""
+    return _index_path(folder, split).is_file()
+
+
+def write_pack(clips: list[Clip], folder: Path, split: str, hp: HParams, crf: int = 18) -> tuple[Path, Path]:
+    """Write `<split>.mp4` (H.264, all crops of all clips in a row) and `<split>.npz` (names, counts, mels).
+
+    The index is written last and holds the video's SHA-256, so that a pack is whole or not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    video, index = folder / f"{split}.mp4", _index_path(folder, split)
+    asides = [path.with_name(f".{path.name}.part") for path in (video, index)]
+    try:
+        _write_video(clips, asides[0], split, hp, crf)
+        with asides[1].open("wb") as file:
+            np.savez_compressed(
+                file,
+                names=np.array(["/".join(clip.folder.parts[-2:]) for clip in clips]),
+                frames=np.array([len(clip.numbers) for clip in clips]),
+                numbers=np.concatenate([clip.numbers for clip in clips]).astype(np.int32),
+                mel_frames=np.array([len(clip.mel) for clip in clips]),
+                mel=np.concatenate([_mel_to_levels(clip.mel) for clip in clips]),
+                sha256=np.array(hashlib.sha256(asides[0].read_bytes()).hexdigest()),
+            )
+        index.unlink(missing_ok=True)
+        asides[0].replace(video)
+        asides[1].replace(index)
+    finally:
+        for aside in asides:
+            aside.unlink(missing_ok=True)
+    return video, index
+
+
+def read_pack(folder: Path, split: str, hp: HParams) -> list[Clip]:
+    """The clips of a packed split, their crops in memory. Raises InputError for a damaged or foreign pack."""
+    path, video = _index_path(folder, split), folder / f"{split}.mp4"
+    try:
+        with np.load(path) as content:
+            index = {name: content[name] for name in ("names", "frames", "numbers", "mel_frames", "mel", "sha256")}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged or is no pack: {AGAIN}") from error
+    if not video.is_file() or hashlib.sha256(video.read_bytes()).hexdigest() != str(index["sha256"]):
+        raise InputError(f"{video} is missing or is not the video of {path.name}: {AGAIN}")
+    total = int(index["frames"].sum())
+    needed = total * hp.img_size * hp.img_size * 3
+    if needed > free_memory():
+        raise InputError(f"{video}: its crops need {needed / 2**30:.1f} GB of memory: train from the tree instead")
+    faces = np.empty((total, hp.img_size, hp.img_size, 3), np.uint8)
+    count = 0
+    for frame in tqdm(_frames(video), total=total, desc=f"{split} crops", unit="crop", leave=False):
+        if count < total:
+            faces[count] = cv2.resize(frame, (hp.img_size, hp.img_size))
+        count += 1
+    if count != total:
+        raise InputError(f"{video} has {count} frames and its index {total}: {AGAIN}")
+    ends, mel_ends = np.cumsum(index["frames"]), np.cumsum(index["mel_frames"])
+    clips = []
+    for i, name in enumerate(index["names"]):
+        at = slice(ends[i] - index["frames"][i], ends[i])
+        mel = index["mel"][mel_ends[i] - index["mel_frames"][i] : mel_ends[i]]
+        clips.append(Clip(Path(str(name)), index["numbers"][at], _mel_from_levels(mel), faces[at]))
+    return clips
+
+
+def _index_path(folder: Path, split: str) -> Path:
+    return folder / f"{split}.npz"
+
+
+def _write_video(clips: list[Clip], path: Path, split: str, hp: HParams, crf: int) -> None:
+    import av
+
+    with av.open(f"file:{path}", "w", format="mp4") as container:
+        # No B-frames: OpenCV's reader can lose the last of them.
+        stream = container.add_stream("libx264", Fraction(hp.fps).limit_denominator(), {"crf": str(crf), "bf": "0"})
+        stream.width = stream.height = hp.img_size
+        stream.pix_fmt = "yuv420p"
+        for clip in tqdm(clips, desc=f"{split} crops", unit="clip"):
+            for k in range(len(clip.numbers)):
+                frame = av.VideoFrame.from_ndarray(clip.face(k, (hp.img_size, hp.img_size)), format="bgr24")
+                frame.pict_type = av.video.frame.PictureType.I if k == 0 else av.video.frame.PictureType.NONE
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _frames(path: Path) -> Iterator[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        while True:
+            read, frame = capture.read()
+            if not read:
+                return
+            yield frame
+    finally:
+        capture.release()
+
+
+def _mel_to_levels(mel: np.ndarray) -> np.ndarray:
+    top = hparams.max_abs_value
+    return np.round((np.clip(mel, -top, top) + top) * (MEL_LEVELS / (2 * top))).astype(np.uint8)
+
+
+def _mel_from_levels(levels: np.ndarray) -> np.ndarray:
+    top = hparams.max_abs_value
+    return levels.astype(np.float32) * (2 * top / MEL_LEVELS) - top
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Preprocessed tree -> two portable files a split")
+    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py")
+    parser.add_argument("--packed_root", type=Path, required=True, help="folder for the pack")
+    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of train.txt and val.txt")
+    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="(default: %(default)s)")
+    parser.add_argument("--crf", type=int, default=18, help="H.264 quality of the crops, 0 (best) to 51")
+    parser.add_argument("--hparams", default="", metavar="NAME=VALUE,...", help="img_size and fps matter here")
+    args = parser.parse_args()
+    if not 0 <= args.crf <= 51:
+        raise InputError("--crf takes a number from 0 to 51")
+    hp = hparams.override(args.hparams)
+    for split in args.splits:
+        clips = open_clips(args.data_root, split, hp, lead=0, filelists=args.filelists, cache=False)
+        files = write_pack(clips, args.packed_root, split, hp, args.crf)
+        sizes = ", ".join(f"{path} {path.stat().st_size / 1e6:.1f} MB" for path in files)
+        print(f"{split}: {len(clips)} clips, {sum(len(clip.numbers) for clip in clips)} crops: {sizes}")
+
+
+if __name__ == "__main__":
+    run_script(main)
