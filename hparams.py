@@ -60,6 +60,9 @@ class HParams:
     syncnet_width: float = 1.0  # factor on the expert's channels
     disc_width: float = 1.0  # factor on the discriminator's channels
 
+    # This toolkit: where the generator starts (training/initial.py)
+    start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match
+
     # This toolkit: optimisation (defaults: Adam at a constant rate, as published)
     warmup_steps: int = 0  # learning rate rises linearly over these
     decay_steps: int = 0  # then falls along a cosine to a hundredth at this step; 0 keeps it

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
-from training import losses
+from training import initial, losses
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
 from training.distributed import bare
 
@@ -51,6 +51,11 @@ class Stage(ABC):
     def loader_batch(self) -> int:
         """Items of the training set that make a batch."""
         return self.batch_size
+
+    def train_mode(self) -> None:
+        """Bring the networks into training mode."""
+        for network in self.networks.values():
+            network.train()
 
     @abstractmethod
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset: ...
@@ -152,6 +157,9 @@ class GeneratorStage(Stage):
         super().__init__(hp)
         self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
+        if hp.start_as_copy:
+            initial.start_as_copy(self.networks[""])
+            initial.hear_like(self.networks[""], expert)
         self.expert = expert.eval().requires_grad_(False)
         self.frozen = (self.expert,)
         self.sync_wt = hp.syncnet_wt
@@ -161,6 +169,11 @@ class GeneratorStage(Stage):
         clips = load_clips(data_root, split, self.hp, self.lead, filelists)
         train = split == "train"
         return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train=train)
+
+    def train_mode(self) -> None:
+        super().train_mode()
+        if self.hp.start_as_copy:
+            initial.hold_colours(bare(self.networks[""]))
 
     def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
         return network(batch["indiv_mels"], generator_input(batch))

@@ -135,8 +135,8 @@ class Trainer:
         self.interrupted = True
 
     def _step(self, batch: dict[str, Tensor], logs: "Logs", bar: tqdm) -> None:
-        for prefix, network in self.stage.networks.items():
-            network.train()
+        self.stage.train_mode()
+        for prefix in self.stage.networks:
             for group in self.optimizers[prefix].param_groups:
                 group["lr"] = self.stage.learning_rates[prefix] * learning_rate_factor(self.global_step, self.hp)
         with self._autocasting():

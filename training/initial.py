@@ -1,0 +1,77 @@
+"""Where the generator's training may start: as a copy of its reference, hearing with the expert's ears.
+
+A generator drawn at random spends its first thousands of steps on learning to let colours through. One that starts as
+the target's upper half above the reference's lower half has only the difference left to learn: the mouth and the pose.
+"""
+
+import torch
+
+
+from errors import InputError
+from models import SyncNet_color, Wav2Lip
+from models.conv import Conv2d
+
+COLOURS = 3
+STEEPNESS = 5.0  # of the output's sigmoid at 0.5: dark and bright ends are bent by 0.08 at most
+GATE = 4.0  # how strongly the masked target, where it is not zero, shuts the reference out
+
+
+def colour_path(generator: Wav2Lip) -> tuple[Conv2d, Conv2d]:
+    """The two blocks at full resolution, between which pictures pass on the outermost skip."""
+    return generator.face_encoder_blocks[0][0], generator.output_block[0]
+
+
+@torch.no_grad()
+def start_as_copy(generator: Wav2Lip) -> None:
+    """Set the colour path's weights so that the output is the target's upper half above the reference's lower half.
+
+    Its batch norms then pass everything through and must stay in eval mode in training: batch statistics would shift
+    the colours of every picture by those of the others. Raises InputError for a network too narrow for two pictures.
+    """
+    first, last = colour_path(generator)
+    convolution = first.conv_block[0]
+    if convolution.out_channels < 2 * COLOURS or last.conv_block[0].out_channels < 2 * COLOURS:
+        raise InputError(f"start_as_copy: a generator of width {generator.width} is too narrow for it: 0.5 is enough")
+    for block in (first, last):
+        block.conv_block[1].reset_parameters()
+        block.conv_block[1].reset_running_stats()
+
+    centre = convolution.kernel_size[0] // 2
+    convolution.weight[: 2 * COLOURS] = 0
+    convolution.bias[: 2 * COLOURS] = 0
+    for channel in range(2 * COLOURS):
+        convolution.weight[channel, channel, centre, centre] = 1
+
+    mixing = last.conv_block[0]
+    skip = mixing.in_channels - convolution.out_channels  # where the skip's channels begin
+    mixing.weight[: 2 * COLOURS] = 0
+    mixing.bias[: 2 * COLOURS] = 0
+    for colour in range(COLOURS):
+        mixing.weight[colour, skip + colour, 1, 1] = 1
+        mixing.weight[COLOURS + colour, skip + COLOURS + colour, 1, 1] = 1
+        mixing.weight[COLOURS + colour, skip : skip + COLOURS, 1, 1] = -GATE
+
+    output = generator.output_block[1]
+    output.weight *= 0.1
+    output.weight[:, : 2 * COLOURS] = 0
+    output.bias[:] = -STEEPNESS / 2
+    for colour in range(COLOURS):
+        output.weight[colour, (colour, COLOURS + colour)] = STEEPNESS
+
+
+@torch.no_grad()
+def hear_like(generator: Wav2Lip, expert: SyncNet_color) -> bool:
+    """Copy the expert's audio encoder, which has one residual block more at 256 channels, where the widths match."""
+    if generator.width != expert.width:
+        return False
+    last_residual = max(i for i, block in enumerate(expert.audio_encoder) if block.residual)
+    blocks = [block for i, block in enumerate(expert.audio_encoder) if i != last_residual]
+    for mine, theirs in zip(generator.audio_encoder, blocks, strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    return True
+
+
+def hold_colours(generator: Wav2Lip) -> None:
+    """Keep the colour path's batch norms in eval mode, after `generator.train()`."""
+    for block in colour_path(generator):
+        block.conv_block[1].eval()
