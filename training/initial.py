@@ -6,7 +6,6 @@ the target's upper half above the reference's lower half has only the difference
 
 import torch
 
-
 from errors import InputError
 from models import SyncNet_color, Wav2Lip
 from models.conv import Conv2d
