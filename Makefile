@@ -1,13 +1,17 @@
 # make demo   a fresh environment, then a sample face says a sample speech
 # make test   the same environment, then the whole test suite
 # make lint   ruff
+# make train-default DATA=...   the default weights again, from a preprocessed tree or a pack; goes on where it stopped
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 OUT := results/demo
 
-.PHONY: demo test lint
+RUNS := runs/default
+FILELISTS := filelists
+
+.PHONY: demo test lint train-default
 
 $(VENV)/.installed: requirements.txt
 	@echo "== environment: $(VENV), with what requirements.txt names (some minutes the first time)"
@@ -33,3 +37,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+train-default: $(VENV)/.installed
+	@test -n "$(DATA)" || { echo "error: say where the data are: make train-default DATA=lrs2_preprocessed" >&2; exit 2; }
+	$(PY) -m training.recipe --data_root "$(DATA)" --filelists "$(FILELISTS)" --runs "$(RUNS)" $(ARGS)

@@ -72,10 +72,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = {"state_dict": content}
     else:
         raise InputError(f"checkpoint {path} holds no network weights: use a file with a state_dict")
-    weights = checkpoint["state_dict"]
-    if not all(isinstance(value, Tensor) for value in weights.values()):
+    weights, scales = checkpoint["state_dict"], checkpoint.pop("scales", {})
+    if not all(isinstance(value, Tensor) for value in (*weights.values(), *dict(scales).values())):
         raise InputError(f"checkpoint {path} holds no network weights: its state_dict has entries other than tensors")
-    checkpoint["state_dict"] = {name.removeprefix("module."): _widened(value) for name, value in weights.items()}
+    checkpoint["state_dict"] = {
+        name.removeprefix("module."): _restored(value, scales.get(name)) for name, value in weights.items()
+    }
     return checkpoint
 
 
@@ -139,15 +141,20 @@ def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> 
     return load_network(Wav2Lip_disc_qual, path, device)
 
 
-def save_checkpoint(path: str | Path, network: nn.Module, half: bool = False, **entries: Any) -> None:
+def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entries: Any) -> None:
     """Write a checkpoint aside and rename it into place, so that it appears whole or not at all.
 
     `entries` are stored beside `state_dict` (`optimizer`, `global_step`, `global_epoch`, ...). Dimensions are stored
-    only where they are not the published ones, so that published-size files stay in the published layout. `half`
-    stores floating-point weights in half precision (running statistics too: they lie well inside its range).
+    only where they are not the published ones, so that published-size files stay in the published layout. `bits` of
+    16 stores half precision (running statistics too: they lie well inside its range); 8 stores convolution weights as
+    bytes, with a `scales` entry of one factor for each first index, and the rest in half precision.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    if half:
+    if bits == 8:
+        quantised = {name: _to_bytes(value) for name, value in weights.items() if value.dim() > 1}
+        entries["scales"] = {name: scale for name, (_, scale) in quantised.items()}
+        weights |= {name: integers for name, (integers, _) in quantised.items()}
+    if bits <= 16:
         weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     dims = ModelDims.of(network)
     if dims != ModelDims():
@@ -184,7 +191,16 @@ def _save(content: Any, file: BinaryIO) -> None:
         raise
 
 
-def _widened(value: Tensor) -> Tensor:
+def _to_bytes(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers in [-127, 127] and a float32 scale for each first index, whose product is nearest to the value."""
+    scale = value.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+    return (value / scale.view(-1, *(1,) * (value.dim() - 1))).round().to(torch.int8), scale
+
+
+def _restored(value: Tensor, scale: Tensor | None) -> Tensor:
+    """A stored tensor as float32, or as it is when it counts."""
+    if scale is not None:
+        return value.float() * scale.float().view(-1, *(1,) * (value.dim() - 1))
     return value.float() if value.is_floating_point() else value
 
 

@@ -1,4 +1,4 @@
-"""Make a small file for use out of a training checkpoint: weights alone, in half precision.
+"""Make a small file for use out of a training checkpoint: weights alone, in half precision or in 8 bits.
 
 python -m models.export runs/wav2lip/checkpoint_best.pth checkpoints/mine.pth
 """
@@ -14,12 +14,13 @@ KINDS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Training checkpoint -> weights alone, in half precision")
+    parser = argparse.ArgumentParser(description="Training checkpoint -> weights alone, in few bits")
     parser.add_argument("checkpoint", type=Path, help="of the generator, the expert or the discriminator")
     parser.add_argument("target", type=Path)
+    parser.add_argument("--bits", type=int, choices=(16, 8), default=16, help="of a weight (default: %(default)s)")
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.checkpoint)
-    save_checkpoint(args.target, network_of(checkpoint, args.checkpoint, KINDS), half=True)
+    save_checkpoint(args.target, network_of(checkpoint, args.checkpoint, KINDS), args.bits)
     print(f"wrote {args.target}, {args.target.stat().st_size / 1e6:.1f} MB")
 
 

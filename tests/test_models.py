@@ -115,7 +115,7 @@ def test_checkpoint_rebuilds_the_network_it_holds(tmp_path):
 
 def test_half_precision_is_widened(tmp_path):
     network = SyncNet_color(width=0.25)
-    save_checkpoint(tmp_path / "half.pth", network, half=True)
+    save_checkpoint(tmp_path / "half.pth", network, bits=16)
     loaded = load_expert(tmp_path / "half.pth")
     assert all(p.dtype == torch.float32 for p in loaded.parameters())
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -188,16 +188,18 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_export_keeps_the_network_and_halves_the_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("bits", "tolerance"), [(16, 2e-3), (8, 2e-2)])  # half a grey level; five
+def test_export_keeps_the_network_and_shortens_the_file(tmp_path, monkeypatch, bits, tolerance):
     network = Wav2Lip(width=0.25).eval()
     save_checkpoint(tmp_path / "long.pth", network, optimizer={"state": torch.zeros(10**6)}, global_step=3)
-    monkeypatch.setattr("sys.argv", ["export", str(tmp_path / "long.pth"), str(tmp_path / "short.pth")])
+    argv = ["export", str(tmp_path / "long.pth"), str(tmp_path / "short.pth"), "--bits", str(bits)]
+    monkeypatch.setattr("sys.argv", argv)
     export.main()
-    assert (tmp_path / "short.pth").stat().st_size < 0.55 * 4 * sum(p.numel() for p in network.parameters())
+    assert (tmp_path / "short.pth").stat().st_size < 1.1 * bits / 8 * sum(p.numel() for p in network.parameters())
     mel, faces = torch.rand(1, 1, 80, 16), torch.rand(1, 6, 96, 96)
     with torch.inference_mode():
         difference = load_generator(tmp_path / "short.pth")(mel, faces) - network(mel, faces)
-    assert difference.abs().max() < 2e-3  # half a grey level
+    assert difference.abs().max() < tolerance
 
 
 @pytest.mark.parametrize("training", [False, True])

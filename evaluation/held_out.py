@@ -1,0 +1,166 @@
+"""How good an expert and a generator are on speakers that they were not trained on.
+
+    python -m evaluation.held_out --data_root packed --expert lipsync_expert.pth --generator wav2lip.pth
+
+Windows are fixed by --seed, so that files can be compared. Every sync figure of generated faces stands beside those of
+the real faces with their own and with wrong speech, by the same expert: alone it has no scale.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, default_collate
+from tqdm import tqdm
+
+from errors import run_script
+from hparams import HParams, hparams
+from models import SyncNet_color, Wav2Lip
+from models.checkpoint import DEFAULT_EXPERT, DEFAULT_GENERATOR, load_expert, load_generator
+from models.discriminator import lower_half
+from training import losses
+from training.clips import FILELISTS, Clip
+from training.data import GeneratorDataset, WindowSampler, expert_faces, load_clips
+from training.stages import generator_input
+
+MIN_DISTANCE = 5  # frames between a window and a wrong one
+MAX_OFFSET = 15  # frames either way in which the true offset is looked for
+BATCH = 16
+
+
+@torch.inference_mode()
+def judge_expert(expert: SyncNet_color, clips: list[Clip], hp: HParams, windows: int, seed: int) -> dict[str, float]:
+    """Loss (chance: 0.693), accuracies and the search for the true offset, over `windows` fixed windows of each clip.
+
+    `pair_accuracy` is the share of windows whose own lips are nearer to the speech than other lips of the clip at least
+    5 frames away; `top1` the share whose own speech is the nearest of all within 15 frames either way that the clip
+    holds (`candidates` of them on average), `top1_within_1` allows one frame of error.
+    """
+    sampler = WindowSampler(clips, hp.fps, 0, MIN_DISTANCE)
+    sums: dict[str, list[float]] = {}
+    for index in tqdm(range(len(clips) * windows), desc="expert", unit="window", leave=False):
+        clip = index % len(clips)
+        start, other = sampler.draw(clip, np.random.default_rng((seed, index)))
+        near = sampler.starts[clip]
+        near = near[np.abs(near - start) <= MAX_OFFSET]
+        source = clips[clip]
+        size = expert.img_size
+        faces = np.stack([expert_faces(source.window(frame, size)) for frame in (start, other)])
+        mels = np.stack([source.mel_window(frame, hp.fps)[None] for frame in near])
+        face = expert.face_encoder(torch.from_numpy(faces).float() / 255).flatten(1)
+        speech = expert.audio_encoder(torch.from_numpy(mels)).flatten(1)
+        cosine = F.normalize(speech) @ F.normalize(face).T  # (near, 2)
+        own = int(np.flatnonzero(near == start)[0])
+        true, false = (cosine[own].clamp(1e-7, 1 - 1e-7)).tolist()
+        found = near[int(cosine[:, 0].argmax())]
+        figures = {
+            "loss": -(np.log(true) + np.log(1 - false)) / 2,
+            "accuracy": ((true > 0.5) + (false <= 0.5)) / 2,
+            "pair_accuracy": float(true > false) + 0.5 * float(true == false),
+            "top1": float(found == start),
+            "top1_within_1": float(abs(found - start) <= 1),
+            "candidates": float(len(near)),
+        }
+        for name, value in figures.items():
+            sums.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in sums.items()}
+
+
+@torch.inference_mode()
+def judge_generator(
+    generator: Wav2Lip, expert: SyncNet_color, clips: list[Clip], hp: HParams, windows: int, seed: int
+) -> dict[str, float]:
+    """Reconstruction and sync of generated windows: L1 of the face, PSNR (dB) and SSIM of its lower half; sync losses.
+
+    `sync_generated` is of the generated faces with the speech that they were made from, `sync_real` of the real faces
+    with their own speech and `sync_wrong` with speech at least 5 frames away. `copy_*` are the figures of the
+    reference's lower half put in without any change.
+    """
+    dataset = GeneratorDataset(clips, hp, seed, train=False)
+    sums: dict[str, float] = {}
+    items = len(clips) * windows
+    for first in tqdm(range(0, items, BATCH), desc="generator", unit="batch", leave=False):
+        indices = range(first, min(items, first + BATCH))
+        batch = _batch(dataset, indices)
+        generated = generator(batch["indiv_mels"], generator_input(batch))
+        target = batch["target"]
+        copied = target.clone()
+        lower_half(copied).copy_(lower_half(batch["reference"]))
+        wrong = torch.from_numpy(np.stack([_wrong_mel(dataset, index) for index in indices]))
+        figures = {
+            "l1": losses.reconstruction_loss(generated, target),
+            "psnr_lower": _psnr_lower(generated, target),
+            "ssim_lower": _ssim_lower(generated, target),
+            "sync_generated": losses.sync_loss(expert, batch["mel"], generated),
+            "sync_real": losses.sync_loss(expert, batch["mel"], target),
+            "sync_wrong": losses.sync_loss(expert, wrong, target),
+            "copy_psnr_lower": _psnr_lower(copied, target),
+            "copy_ssim_lower": _ssim_lower(copied, target),
+            "copy_sync": losses.sync_loss(expert, batch["mel"], copied),
+        }
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(indices)
+    return {name: total / items for name, total in sums.items()}
+
+
+def _batch(dataset: Dataset, indices: range) -> dict[str, Tensor]:
+    batch = default_collate([dataset[index] for index in indices])
+    return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
+
+
+def _wrong_mel(dataset: GeneratorDataset, index: int) -> np.ndarray:
+    """The mel of the reference window of a sample: (1, 80, 16)."""
+    rng = np.random.default_rng((dataset.seed, index))
+    clip = index % len(dataset.clips)
+    _, other = dataset.windows.draw(clip, rng)
+    return dataset.clips[clip].mel_window(other, dataset.hp.fps)[None]
+
+
+def _psnr_lower(generated: Tensor, target: Tensor) -> Tensor:
+    """Mean PSNR in dB of the lower halves of windows (B, 3, T, H, W) in [0, 1]."""
+    error = lower_half(generated - target).square().mean((1, 2, 3, 4))
+    return (-10 * error.clamp_min(1e-10).log10()).mean()
+
+
+def _ssim_lower(generated: Tensor, target: Tensor) -> float:
+    """Mean SSIM (Gaussian window, sigma 1.5) of the lower halves of windows (B, 3, T, H, W) in [0, 1]."""
+    pairs = zip(
+        *(lower_half(faces).permute(0, 2, 3, 4, 1).flatten(0, 1).numpy() for faces in (generated, target)), strict=True
+    )
+    options = {"data_range": 1.0, "channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False}
+    return float(np.mean([structural_similarity(a, b, **options) for a, b in pairs]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Figures of an expert and a generator on the validation speakers")
+    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
+    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of val.txt; a pack has its own")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--expert", type=Path, default=DEFAULT_EXPERT)
+    parser.add_argument("--generator", type=Path, default=DEFAULT_GENERATOR)
+    parser.add_argument("--windows", type=int, default=2, help="of each clip (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of windows")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    args = parser.parse_args()
+    expert, generator = load_expert(args.expert), load_generator(args.generator)
+    hp = hparams.override(f"min_negative_distance={MIN_DISTANCE},img_size={generator.img_size[0]}")
+    clips = load_clips(args.data_root, args.split, hp, GeneratorDataset.lead, args.filelists)
+    figures = {
+        "expert": judge_expert(expert, clips, hp, args.windows, args.seed),
+        "generator": judge_generator(generator, expert, clips, hp, args.windows, args.seed),
+    }
+    for network, values in figures.items():
+        print(f"{network}: {len(clips)} clips, {args.windows} windows each")
+        for name, value in values.items():
+            print(f"  {name:<16} {value:.4f}")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,153 @@
+"""The recipe of the default weights, from a preprocessed tree or a pack to two small files; resumable at any point.
+
+    python -m training.recipe --data_root packed --runs runs/default
+    python -m training.recipe --data_root packed --runs runs/tiny --tiny    # minutes on a CPU, to see it learn
+
+Each step is one of the training scripts in a folder of its own. A step whose last checkpoint is there is not run again;
+one that was interrupted goes on from its newest checkpoint.
+"""
+
+import argparse
+import dataclasses
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import InputError, run_script
+from training.clips import FILELISTS
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = "grad_clip=1,weight_decay=0.01,compile={compile}"
+EXPERT = f"{COMMON},syncnet_batch_size=64,syncnet_windows=4,syncnet_checkpoint_interval=200,syncnet_eval_interval=200"
+GENERATOR = (
+    f"{COMMON},start_as_copy=True,generator_width=0.5,augment=True,batch_size=8,min_negative_distance=5,"
+    "syncnet_wt=0.03,syncnet_wt_settled=0.03,checkpoint_interval=200,eval_interval=200,eval_windows=1"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training run: a script, its steps, its hyper-parameters and what it starts from (by step name)."""
+
+    name: str
+    script: str
+    steps: int
+    hparams: str
+    seed: int
+    expert: str = ""  # step whose best checkpoint is the frozen expert
+    init_from: str = ""  # step whose best checkpoint gives the first weights
+    widen: float = 0.0  # the width that those are brought to
+
+
+STEPS = (
+    Step(
+        "expert_contrast", "color_syncnet_train.py", 2300,
+        f"{EXPERT},syncnet_width=0.25,syncnet_loss=infonce,min_negative_distance=3,syncnet_lr=1e-3,warmup_steps=20,"
+        "decay_steps=2300,ema_decay=0.995",
+        seed=4,
+    ),
+    Step(
+        "expert", "color_syncnet_train.py", 2600,
+        f"{EXPERT},syncnet_width=0.5,syncnet_loss=bce_pairs,augment=True,min_negative_distance=5,syncnet_lr=7e-4,"
+        "warmup_steps=50,decay_steps=2600,ema_decay=0.995",
+        seed=11, init_from="expert_contrast", widen=0.5,
+    ),
+    Step(
+        "generator", "wav2lip_train.py", 2800,
+        f"{GENERATOR},initial_learning_rate=1e-3,warmup_steps=50,decay_steps=2800,ema_decay=0.997",
+        seed=12, expert="expert",
+    ),
+)  # fmt: skip
+
+TINY = {
+    "expert_contrast": (150, "syncnet_batch_size=16,decay_steps=150,min_negative_distance=2,syncnet_eval_interval=50"),
+    "expert": (
+        60,
+        "syncnet_batch_size=16,decay_steps=60,min_negative_distance=2,ema_decay=0.9,syncnet_eval_interval=30",
+    ),
+    "generator": (
+        40,
+        "batch_size=2,decay_steps=40,ema_decay=0.9,warmup_steps=10,eval_interval=20,checkpoint_interval=20",
+    ),
+}
+
+
+def tiny(step: Step) -> Step:
+    """The same step on a few clips in under a minute."""
+    steps, overrides = TINY[step.name]
+    return dataclasses.replace(step, steps=steps, hparams=f"{step.hparams},num_workers=0,{overrides}")
+
+
+def run_step(step: Step, args: argparse.Namespace) -> None:
+    """Run a step to its end, from its newest checkpoint if it has one."""
+    folder = args.runs / step.name
+    saved = sorted(folder.glob("checkpoint_step*.pth"))
+    if saved and saved[-1].name == f"checkpoint_step{step.steps:09d}.pth":
+        print(f"== {step.name}: done already", flush=True)
+        return
+    print(f"== {step.name}: {step.steps} steps of {step.script}", flush=True)
+    argv = [step.script, "--data_root", args.data_root, "--filelists", args.filelists, "--checkpoint_dir", folder]
+    argv += ["--steps", step.steps, "--seed", step.seed, "--device", args.device]
+    argv += ["--hparams", step.hparams.format(compile=args.compile)]
+    if step.expert:
+        argv += ["--syncnet_checkpoint_path", best(args.runs, step.expert)]
+    if saved:
+        argv += ["--checkpoint_path", saved[-1]]
+    elif step.init_from:
+        source = best(args.runs, step.init_from)
+        if step.widen:
+            wide = folder / "widened.pth"
+            call(["-m", "models.widen", source, wide, "--width", step.widen, "--seed", step.seed])
+            source = wide
+        argv += ["--init_from", source]
+    call(argv)
+
+
+def best(runs: Path, step: str) -> Path:
+    """The best checkpoint of a step by validation."""
+    return runs / step / "checkpoint_best.pth"
+
+
+def call(argv: list[object]) -> None:
+    """Run Python on a script or module of this repository. Raises InputError when it fails: it has said why itself.
+
+    A terminal's Ctrl-C reaches the script too, which saves a checkpoint first: it is waited for.
+    """
+    process = subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT)
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    }
+    try:
+        status = process.wait()
+    finally:
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise InputError(f"{argv[0]} ended with exit status {status}: see above; the same command goes on from there")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the default weights, as they were trained")
+    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs and the two files they end in")
+    parser.add_argument("--filelists", type=Path, default=FILELISTS,
+                        help="folder of train.txt and val.txt; a pack has its own")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the networks; needs a C++ compiler")
+    parser.add_argument("--tiny", action="store_true", help="a few minutes on a CPU, on a few clips, to see it learn")
+    args = parser.parse_args()
+    for name in ("data_root", "runs", "filelists"):
+        setattr(args, name, getattr(args, name).resolve())
+    for step in STEPS:
+        run_step(tiny(step) if args.tiny else step, args)
+    for step, name in (("generator", "wav2lip_small.pth"), ("expert", "lipsync_expert_small.pth")):
+        call(["-m", "models.export", best(args.runs, step), args.runs / name])
+
+
+if __name__ == "__main__":
+    run_script(main)
