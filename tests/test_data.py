@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from toy import make_clip, make_data_set
 
 import audio
 from errors import InputError
 from hparams import hparams
+from training.augment import jitter
 from training.clips import Clip, read_filelist
 from training.data import (
     ExpertDataset,
@@ -173,3 +175,20 @@ def test_hparams_overrides():
     for bad in ("batch_sise=2", "batch_size", "batch_size=two", "augment=maybe"):
         with pytest.raises(InputError):
             hparams.override(bad)
+
+
+def test_jitter_moves_a_window_as_one_and_lets_gradients_through():
+    torch.manual_seed(0)
+    faces = torch.rand(3, 3, 1, 24, 24).expand(3, 3, 5, 24, 24).clone().requires_grad_()
+    moved = jitter(faces)
+    assert moved.shape == faces.shape
+    torch.testing.assert_close(moved[:, :, :1].expand_as(moved), moved)  # frames that were equal still are
+    assert not torch.allclose(moved, faces, atol=0.05)
+    moved.mean().backward()
+    assert faces.grad.count_nonzero() > 0.5 * faces.numel()
+
+
+def test_jitter_is_small():
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 96).view(1, 1, 1, 96, 1).expand(64, 3, 5, 96, 96)
+    assert (jitter(ramp) - ramp)[..., 20:-20, 20:-20].abs().max() < 0.2

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 MAX_SHIFT = 0.05  # of the face's size
 MAX_SCALE = 0.08
@@ -66,3 +69,21 @@ class MelGain:
     def __call__(self, mel: np.ndarray) -> np.ndarray:
         """(80, 16) in [-4, 4] -> the same."""
         return np.clip(mel + self.offset, -4, 4).astype(np.float32) if self.offset else mel
+
+
+def jitter(faces: Tensor) -> Tensor:
+    """Flip, shift, scale and rotate generated faces (B, 3, T, H, W): one change a window, differentiable.
+
+    Between generator and expert it takes the ground from patterns that please the expert at one place only and are no
+    lips. Drawn from torch's random state.
+    """
+    batch, colours, time, height, width = faces.shape
+    draw = torch.rand(5, batch, device=faces.device) * 2 - 1
+    angle = torch.deg2rad(draw[0] * MAX_ROTATION)
+    scale = 1 + draw[1] * MAX_SCALE
+    side = draw[2].sign()  # -1 mirrors
+    cos, sin, shift = scale * angle.cos(), scale * angle.sin(), 2 * MAX_SHIFT * draw[3:5]
+    rows = torch.stack((side * cos, -sin, shift[0], side * sin, cos, shift[1]), dim=1).view(batch, 2, 3)
+    grid = F.affine_grid(rows, (batch, 1, height, width), align_corners=False)
+    flat = faces.reshape(batch, colours * time, height, width)
+    return F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view_as(faces)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from models.discriminator import stack_window
 from models.syncnet import SyncNet_color
+from training.augment import jitter
 
 CHANCE = 0.693  # cross-entropy of a fair coin: ln 2
 
@@ -58,14 +59,16 @@ def info_nce(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor) -> Tensor:
+def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor, jittered: bool = False) -> Tensor:
     """The expert's cross-entropy with label 1: mel (B, 1, 80, 16), generated faces (B, 3, 5, H, W).
+
+    `jittered` moves each window a little first, as the expert's own training samples may have been.
 
     The expert must be in eval mode: with batch statistics it would judge the batch, not the lips.
     """
     if expert.training:
         raise ValueError("the expert must be in eval mode inside the generator's loss")
-    lips = stack_window(faces)
+    lips = stack_window(jitter(faces) if jittered else faces)
     height, width = expert.img_size[0] // 2, expert.img_size[1]
     if lips.shape[-2:] != (height, width):
         lips = F.interpolate(lips, (height, width), mode="bilinear", antialias=True)

@@ -189,7 +189,7 @@ class GeneratorStage(Stage):
         shown = {"l1": l1}
         total = (1 - self.sync_wt) * l1
         if self.sync_wt > 0:
-            shown["sync"] = losses.sync_loss(self.expert, batch["mel"], generated)
+            shown["sync"] = losses.sync_loss(self.expert, batch["mel"], generated, self.hp.augment)
             total = total + self.sync_wt * shown["sync"]
         return {"loss": total, **shown}
 
