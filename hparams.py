@@ -60,6 +60,9 @@ class HParams:
     syncnet_width: float = 1.0  # factor on the expert's channels
     disc_width: float = 1.0  # factor on the discriminator's channels
 
+    # This toolkit: what the generator learns from
+    mouth_wt: float = 0.0  # additional weight of the mouth's pixels in L1 (training/losses.py)
+
     # This toolkit: where the generator starts (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match
 

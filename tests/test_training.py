@@ -104,6 +104,15 @@ def test_sync_loss_shows_the_expert_lower_halves_time_major():
     torch.testing.assert_close(losses.sync_loss(expert, mel, faces), expected)
 
 
+def test_mouth_weighs_more_when_asked():
+    truth = torch.zeros(1, 3, 5, 96, 96)
+    at_mouth, at_edge = truth.clone(), truth.clone()
+    at_mouth[..., 75, 48] = at_edge[..., 20, 48] = 1
+    assert losses.reconstruction_loss(at_mouth, truth) == losses.reconstruction_loss(at_edge, truth)
+    heavy = losses.reconstruction_loss(at_mouth, truth, mouth_wt=8)
+    assert heavy == pytest.approx(9 * float(losses.reconstruction_loss(at_edge, truth, mouth_wt=8)), rel=0.01)
+
+
 def test_discriminator_losses_are_of_real_and_of_detached_fake():
     torch.manual_seed(0)
     discriminator = Wav2Lip_disc_qual(width=0.125)

@@ -8,6 +8,7 @@ from models.discriminator import stack_window
 from models.syncnet import SyncNet_color
 from training.augment import jitter
 
+MOUTH = ((0.78, 0.1), (0.5, 0.15))  # where the mouth is in a face crop, down and across: middle, standard deviation
 CHANCE = 0.693  # cross-entropy of a fair coin: ln 2
 
 
@@ -76,9 +77,19 @@ def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor, jittered: bool 
     return cosine_bce(audio_embedding, face_embedding, torch.ones(len(mel), 1, device=mel.device))
 
 
-def reconstruction_loss(generated: Tensor, truth: Tensor) -> Tensor:
-    """L1 distance of faces in [0, 1]."""
-    return F.l1_loss(generated.float(), truth)
+def reconstruction_loss(generated: Tensor, truth: Tensor, mouth_wt: float = 0.0) -> Tensor:
+    """L1 distance of faces (..., H, W) in [0, 1]; pixels count 1 + `mouth_wt` at the mouth, 1 far from it."""
+    if mouth_wt == 0:
+        return F.l1_loss(generated.float(), truth)
+    height, width = truth.shape[-2:]
+    mouth = _bump(height, MOUTH[0], truth)[:, None] * _bump(width, MOUTH[1], truth)
+    return ((generated.float() - truth).abs() * (1 + mouth_wt * mouth)).mean()
+
+
+def _bump(size: int, place: tuple[float, float], like: Tensor) -> Tensor:
+    """A Gaussian over `size` pixels, 1 at its middle: (middle, standard deviation) as shares of the size."""
+    at = (torch.arange(size, device=like.device, dtype=torch.float32) + 0.5) / size
+    return torch.exp(-(((at - place[0]) / place[1]) ** 2) / 2)
 
 
 def perceptual_loss(discriminator: nn.Module, faces: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ COMMON = "grad_clip=1,weight_decay=0.01,compile={compile}"
 EXPERT = f"{COMMON},syncnet_batch_size=64,syncnet_windows=4,syncnet_checkpoint_interval=200,syncnet_eval_interval=200"
 GENERATOR = (
     f"{COMMON},start_as_copy=True,generator_width=0.5,augment=True,batch_size=8,min_negative_distance=5,"
-    "syncnet_wt=0.03,syncnet_wt_settled=0.03,checkpoint_interval=200,eval_interval=200,eval_windows=1"
+    "initial_learning_rate=1e-3,warmup_steps=50,syncnet_threshold=0,"
+    "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.997"
 )
 
 
@@ -54,23 +55,23 @@ STEPS = (
         "warmup_steps=50,decay_steps=2600,ema_decay=0.995",
         seed=11, init_from="expert_contrast", widen=0.5,
     ),
+    Step(  # the face alone: with the sync loss from the start, specks that please the expert come before lips
+        "generator_face", "wav2lip_train.py", 450, f"{GENERATOR},syncnet_wt=0", seed=12, expert="expert",
+    ),
     Step(
-        "generator", "wav2lip_train.py", 2800,
-        f"{GENERATOR},initial_learning_rate=1e-3,warmup_steps=50,decay_steps=2800,ema_decay=0.997",
-        seed=12, expert="expert",
+        "generator", "wav2lip_train.py", 2050,
+        f"{GENERATOR},mouth_wt=8,decay_steps=2050,syncnet_wt=0.02,syncnet_wt_settled=0.02",
+        seed=13, expert="expert", init_from="generator_face",
     ),
 )  # fmt: skip
 
+TINY_EXPERT = "syncnet_batch_size=16,min_negative_distance=2,ema_decay=0.9"
+TINY_GENERATOR = "batch_size=2,ema_decay=0.9,warmup_steps=5"
 TINY = {
-    "expert_contrast": (150, "syncnet_batch_size=16,decay_steps=150,min_negative_distance=2,syncnet_eval_interval=50"),
-    "expert": (
-        60,
-        "syncnet_batch_size=16,decay_steps=60,min_negative_distance=2,ema_decay=0.9,syncnet_eval_interval=30",
-    ),
-    "generator": (
-        40,
-        "batch_size=2,decay_steps=40,ema_decay=0.9,warmup_steps=10,eval_interval=20,checkpoint_interval=20",
-    ),
+    "expert_contrast": (150, f"{TINY_EXPERT},decay_steps=150,syncnet_eval_interval=50"),
+    "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
+    "generator_face": (20, f"{TINY_GENERATOR},eval_interval=20,checkpoint_interval=20"),
+    "generator": (30, f"{TINY_GENERATOR},decay_steps=30,eval_interval=15,checkpoint_interval=15"),
 }
 
 

@@ -185,7 +185,7 @@ class GeneratorStage(Stage):
         return shown
 
     def _generator_losses(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        l1 = losses.reconstruction_loss(generated, batch["target"])
+        l1 = losses.reconstruction_loss(generated, batch["target"], self.hp.mouth_wt)
         shown = {"l1": l1}
         total = (1 - self.sync_wt) * l1
         if self.sync_wt > 0:
