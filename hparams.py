@@ -62,6 +62,7 @@ class HParams:
 
     # This toolkit: what the generator learns from
     mouth_wt: float = 0.0  # additional weight of the mouth's pixels in L1 (training/losses.py)
+    lips_wt: float = 0.0  # weight of the perceptual loss with the expert's face encoder
 
     # This toolkit: where the generator starts (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match

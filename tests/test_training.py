@@ -104,6 +104,22 @@ def test_sync_loss_shows_the_expert_lower_halves_time_major():
     torch.testing.assert_close(losses.sync_loss(expert, mel, faces), expected)
 
 
+def test_lips_loss_looks_at_lower_halves_and_is_relative():
+    torch.manual_seed(0)
+    expert = SyncNet_color(width=0.125).eval()
+    truth = torch.rand(2, 3, 5, 96, 96)
+    assert losses.lips_loss(expert, truth, truth) == 0
+    other_eyes, blurred, other = truth.clone(), truth.clone(), torch.rand(2, 3, 5, 96, 96)
+    other_eyes[..., :48, :] = 0
+    blurred[..., 48:, :] = (truth[..., 48:, :] + other[..., 48:, :]) / 2
+    assert losses.lips_loss(expert, other_eyes, truth) == 0
+    assert 0 < losses.lips_loss(expert, blurred, truth) < losses.lips_loss(expert, other, truth) < 2
+    truth.requires_grad_()
+    faces = other.requires_grad_()
+    losses.lips_loss(expert, faces, truth).backward()
+    assert truth.grad is None and faces.grad[..., 48:, :].abs().sum() > 0
+
+
 def test_mouth_weighs_more_when_asked():
     truth = torch.zeros(1, 3, 5, 96, 96)
     at_mouth, at_edge = truth.clone(), truth.clone()
@@ -250,7 +266,7 @@ def test_published_checkpoint_resumes(toy, expert_path, tmp_path, monkeypatch):
 
 def test_training_stops_at_the_first_loss_that_is_no_number(toy, expert_path, tmp_path, monkeypatch):
     argv = arguments(toy, tmp_path, "--steps", 4, "--syncnet_checkpoint_path", expert_path)
-    monkeypatch.setattr(losses, "reconstruction_loss", lambda generated, _: generated.mean() * float("nan"))
+    monkeypatch.setattr(losses, "reconstruction_loss", lambda generated, *_: generated.mean() * float("nan"))
     with pytest.raises(InputError, match="diverged at step 1"):
         run("wav2lip_train", monkeypatch, argv)
 

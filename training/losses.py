@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from models.discriminator import stack_window
 from models.syncnet import SyncNet_color
-from training.augment import jitter
 
 MOUTH = ((0.78, 0.1), (0.5, 0.15))  # where the mouth is in a face crop, down and across: middle, standard deviation
 CHANCE = 0.693  # cross-entropy of a fair coin: ln 2
@@ -60,21 +59,50 @@ def info_nce(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor, jittered: bool = False) -> Tensor:
+def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor) -> Tensor:
     """The expert's cross-entropy with label 1: mel (B, 1, 80, 16), generated faces (B, 3, 5, H, W).
-
-    `jittered` moves each window a little first, as the expert's own training samples may have been.
 
     The expert must be in eval mode: with batch statistics it would judge the batch, not the lips.
     """
     if expert.training:
         raise ValueError("the expert must be in eval mode inside the generator's loss")
-    lips = stack_window(jitter(faces) if jittered else faces)
+    audio_embedding, face_embedding = expert(mel, _lips(expert, faces))
+    return cosine_bce(audio_embedding, face_embedding, torch.ones(len(mel), 1, device=mel.device))
+
+
+def lips_loss(expert: SyncNet_color, faces: Tensor, truth: Tensor) -> Tensor:
+    """How far the expert's face encoder sees generated lips from the true ones: faces (B, 3, 5, H, W) each.
+
+    A perceptual loss with the network that was trained to tell mouth shapes apart: mean over the encoder's
+    resolutions of the L1 distance of its activations, each relative to the true ones' size.
+    """
+    with torch.no_grad():
+        expected = _activations(expert, _lips(expert, truth))
+    seen = _activations(expert, _lips(expert, faces))
+    distances = [
+        F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
+        for a, b in zip(seen, expected, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
+def _activations(expert: SyncNet_color, lips: Tensor) -> list[Tensor]:
+    """What the face encoder holds at the end of each of its resolutions."""
+    kept = []
+    for layer in expert.face_encoder:
+        before, lips = lips, layer(lips)
+        if before.shape[-2:] != lips.shape[-2:]:
+            kept.append(before)
+    return [*kept[1:], lips]  # without the pixels themselves
+
+
+def _lips(expert: SyncNet_color, faces: Tensor) -> Tensor:
+    """Lower halves stacked as the expert takes them, at its own size."""
+    lips = stack_window(faces)
     height, width = expert.img_size[0] // 2, expert.img_size[1]
     if lips.shape[-2:] != (height, width):
         lips = F.interpolate(lips, (height, width), mode="bilinear", antialias=True)
-    audio_embedding, face_embedding = expert(mel, lips)
-    return cosine_bce(audio_embedding, face_embedding, torch.ones(len(mel), 1, device=mel.device))
+    return lips
 
 
 def reconstruction_loss(generated: Tensor, truth: Tensor, mouth_wt: float = 0.0) -> Tensor:

@@ -15,6 +15,7 @@ from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
 from training import initial, losses
+from training.augment import jitter
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
 from training.distributed import bare
 
@@ -188,9 +189,15 @@ class GeneratorStage(Stage):
         l1 = losses.reconstruction_loss(generated, batch["target"], self.hp.mouth_wt)
         shown = {"l1": l1}
         total = (1 - self.sync_wt) * l1
+        judged, truth = generated, batch["target"]
+        if self.hp.augment and (self.sync_wt > 0 or self.hp.lips_wt > 0):
+            judged, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
         if self.sync_wt > 0:
-            shown["sync"] = losses.sync_loss(self.expert, batch["mel"], generated, self.hp.augment)
+            shown["sync"] = losses.sync_loss(self.expert, batch["mel"], judged)
             total = total + self.sync_wt * shown["sync"]
+        if self.hp.lips_wt > 0:
+            shown["lips"] = losses.lips_loss(self.expert, judged, truth)
+            total = total + self.hp.lips_wt * shown["lips"]
         return {"loss": total, **shown}
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
