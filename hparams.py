@@ -62,6 +62,10 @@ class HParams:
 
     # This toolkit: what the generator learns from
     mouth_wt: float = 0.0  # additional weight of the mouth's pixels in L1 (training/losses.py)
+    opening_wt: float = 0.0  # weight of the squared error of the mouth's brightness at large
+    contrast_wt: float = 0.0  # weight of telling the speech of generated lips from the reference's, by the expert
+    sync_colours: bool = True  # False: the expert judges the generated brightness with the true colours, so that it
+    # cannot be pleased by colours that no mouth has
     lips_wt: float = 0.0  # weight of the perceptual loss with the expert's face encoder
 
     # This toolkit: where the generator starts (training/initial.py)

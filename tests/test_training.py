@@ -107,17 +107,34 @@ def test_sync_loss_shows_the_expert_lower_halves_time_major():
 def test_lips_loss_looks_at_lower_halves_and_is_relative():
     torch.manual_seed(0)
     expert = SyncNet_color(width=0.125).eval()
-    truth = torch.rand(2, 3, 5, 96, 96)
-    assert losses.lips_loss(expert, truth, truth) == 0
-    other_eyes, blurred, other = truth.clone(), truth.clone(), torch.rand(2, 3, 5, 96, 96)
+    truth, other = torch.rand(2, 3, 5, 96, 96), torch.rand(2, 3, 5, 96, 96)
+    other_eyes, blurred = truth.clone(), truth.clone()
     other_eyes[..., :48, :] = 0
     blurred[..., 48:, :] = (truth[..., 48:, :] + other[..., 48:, :]) / 2
-    assert losses.lips_loss(expert, other_eyes, truth) == 0
-    assert 0 < losses.lips_loss(expert, blurred, truth) < losses.lips_loss(expert, other, truth) < 2
-    truth.requires_grad_()
-    faces = other.requires_grad_()
-    losses.lips_loss(expert, faces, truth).backward()
-    assert truth.grad is None and faces.grad[..., 48:, :].abs().sum() > 0
+    expected = losses.look(expert, truth)
+    assert [a.shape[-1] for a in expected[:-1]] == [47, 24, 12, 6, 3]  # the embedding is last
+    distances = [losses.lips_of(losses.look(expert, faces), expected) for faces in (other_eyes, blurred, other)]
+    assert distances[0] == 0 < distances[1] < distances[2] < 2
+
+
+def test_contrast_loss_is_high_for_lips_that_say_the_references_speech():
+    own, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert losses.contrast_of(own, other, own) < 1e-3
+    assert losses.contrast_of(own, other, (own + other) / 2) == pytest.approx(losses.CHANCE, abs=1e-3)
+    assert losses.contrast_of(own, other, other) == pytest.approx(losses.CONTRAST, abs=1e-3)
+
+
+def test_opening_loss_sees_a_dark_mouth_and_no_texture():
+    torch.manual_seed(0)
+    truth = torch.full((2, 3, 5, 96, 96), 0.5)
+    opened, eyes, texture = truth.clone(), truth.clone(), truth.clone()
+    opened[..., 70:80, 40:56] = 0.2
+    eyes[..., 30:40, 40:56] = 0.2
+    texture += 0.3 * (1 - 2 * (torch.arange(96) % 2))  # of the same contrast, even in each cell
+    assert losses.opening_loss(opened, truth) > 100 * losses.opening_loss(eyes, truth)
+    assert losses.opening_loss(opened, truth) > 100 * losses.opening_loss(texture, truth)
+    tinted = truth + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1, 1)
+    assert losses.opening_loss(tinted, truth) < 1e-9
 
 
 def test_mouth_weighs_more_when_asked():
@@ -262,6 +279,19 @@ def test_published_checkpoint_resumes(toy, expert_path, tmp_path, monkeypatch):
     argv = arguments(toy, tmp_path / "run", "--steps", 9, "--checkpoint_path", tmp_path / "old.pth")
     run("wav2lip_train", monkeypatch, [*argv, "--syncnet_checkpoint_path", str(expert_path)])
     load_generator(tmp_path / "run/checkpoint_step000000009.pth")
+
+
+def test_experts_other_losses_take_part():
+    torch.manual_seed(0)
+    extra = "augment=True,sync_colours=False,syncnet_wt=0.01,contrast_wt=0.1,lips_wt=0.2,opening_wt=3,mouth_wt=1"
+    stage = GeneratorStage(hparams.override(f"{SMALL},{extra}"), SyncNet_color(width=0.125))
+    batch = {name: torch.rand(2, 3, 5, 96, 96) for name in ("target", "reference")}
+    batch |= {name: torch.rand(2, 1, 80, 16) for name in ("mel", "reference_mel")}
+    batch["indiv_mels"] = torch.rand(2, 5, 1, 80, 16)
+    learnt = []
+    shown = stage.step(batch, lambda prefix, loss: learnt.append(loss))
+    weights = {"l1": 0.99, "sync": 0.01, "contrast": 0.1, "lips": 0.2, "opening": 3}
+    torch.testing.assert_close(learnt[0], sum(weight * shown[name] for name, weight in weights.items()))
 
 
 def test_training_stops_at_the_first_loss_that_is_no_number(toy, expert_path, tmp_path, monkeypatch):

@@ -144,7 +144,8 @@ class GeneratorDataset(_WindowDataset):
     """Samples of the generator (paper section 3.4).
 
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
-    (5, 1, 80, 16): frame f + k gets the mel that starts at frame f + k - 1; `mel` (1, 80, 16) starts at f.
+    (5, 1, 80, 16): frame f + k gets the mel that starts at frame f + k - 1; `mel` (1, 80, 16) starts at f
+    and `reference_mel` at the reference's first frame.
     """
 
     lead = 1
@@ -159,6 +160,7 @@ class GeneratorDataset(_WindowDataset):
             "reference": channels_first(transform(source.window(other, self.img_size))),
             "indiv_mels": np.stack([gain(source.mel_window(frame, self.hp.fps))[None] for frame in frames]),
             "mel": gain(source.mel_window(start, self.hp.fps))[None],
+            "reference_mel": gain(source.mel_window(other, self.hp.fps))[None],
         }
 
 

@@ -8,6 +8,7 @@ from models.discriminator import stack_window
 from models.syncnet import SyncNet_color
 
 MOUTH = ((0.78, 0.1), (0.5, 0.15))  # where the mouth is in a face crop, down and across: middle, standard deviation
+CONTRAST = 10.0  # steepness: cosines differ by some tenths
 CHANCE = 0.693  # cross-entropy of a fair coin: ln 2
 
 
@@ -64,21 +65,30 @@ def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor) -> Tensor:
 
     The expert must be in eval mode: with batch statistics it would judge the batch, not the lips.
     """
-    if expert.training:
-        raise ValueError("the expert must be in eval mode inside the generator's loss")
-    audio_embedding, face_embedding = expert(mel, _lips(expert, faces))
-    return cosine_bce(audio_embedding, face_embedding, torch.ones(len(mel), 1, device=mel.device))
+    return sync_of(hear(expert, mel), look(expert, faces)[-1])
 
 
-def lips_loss(expert: SyncNet_color, faces: Tensor, truth: Tensor) -> Tensor:
-    """How far the expert's face encoder sees generated lips from the true ones: faces (B, 3, 5, H, W) each.
+def sync_of(heard: Tensor, seen: Tensor) -> Tensor:
+    """The sync loss of embeddings (B, D) of speech and of lips."""
+    return cosine_bce(heard, seen, torch.ones(len(heard), 1, device=heard.device))
 
-    A perceptual loss with the network that was trained to tell mouth shapes apart: mean over the encoder's
-    resolutions of the L1 distance of its activations, each relative to the true ones' size.
+
+def contrast_of(heard: Tensor, other: Tensor, seen: Tensor) -> Tensor:
+    """Cross-entropy of telling which speech lips say, their own or their reference's; embeddings (B, D) each.
+
+    Unlike the sync loss it cannot be lowered by patterns that please the expert whatever is said, nor by the
+    reference's mouth; and its gradient is bounded.
     """
-    with torch.no_grad():
-        expected = _activations(expert, _lips(expert, truth))
-    seen = _activations(expert, _lips(expert, faces))
+    own, others = (F.cosine_similarity(speech.float(), seen.float()) for speech in (heard, other))
+    return F.softplus(CONTRAST * (others - own)).mean()
+
+
+def lips_of(seen: list[Tensor], expected: list[Tensor]) -> Tensor:
+    """How far generated lips are from the true ones, from what `look` gives for both.
+
+    A perceptual loss with the network that was trained to tell mouth shapes apart: mean over its resolutions of the
+    L1 distance of the activations, each relative to the true ones' size.
+    """
     distances = [
         F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
         for a, b in zip(seen, expected, strict=True)
@@ -86,32 +96,57 @@ def lips_loss(expert: SyncNet_color, faces: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(distances).mean()
 
 
-def _activations(expert: SyncNet_color, lips: Tensor) -> list[Tensor]:
-    """What the face encoder holds at the end of each of its resolutions."""
-    kept = []
-    for layer in expert.face_encoder:
-        before, lips = lips, layer(lips)
-        if before.shape[-2:] != lips.shape[-2:]:
-            kept.append(before)
-    return [*kept[1:], lips]  # without the pixels themselves
+def hear(expert: SyncNet_color, mel: Tensor) -> Tensor:
+    """The expert's embedding (B, D) of speech: mel (B, 1, 80, 16)."""
+    return _judging(expert).audio_encoder(mel).flatten(1)
 
 
-def _lips(expert: SyncNet_color, faces: Tensor) -> Tensor:
-    """Lower halves stacked as the expert takes them, at its own size."""
+def look(expert: SyncNet_color, faces: Tensor) -> list[Tensor]:
+    """What the expert's face encoder holds at the end of each of its resolutions; at last the embedding (B, D).
+
+    faces: (B, 3, 5, H, W); the expert is shown their lower halves at its own size.
+    """
     lips = stack_window(faces)
     height, width = expert.img_size[0] // 2, expert.img_size[1]
     if lips.shape[-2:] != (height, width):
         lips = F.interpolate(lips, (height, width), mode="bilinear", antialias=True)
-    return lips
+    kept = []
+    for layer in _judging(expert).face_encoder:
+        before, lips = lips, layer(lips)
+        if before.shape[-2:] != lips.shape[-2:]:
+            kept.append(before)
+    return [*kept[1:], lips.flatten(1)]  # without the pixels themselves
+
+
+def _judging(expert: SyncNet_color) -> SyncNet_color:
+    if expert.training:
+        raise ValueError("the expert must be in eval mode inside the generator's loss")
+    return expert
 
 
 def reconstruction_loss(generated: Tensor, truth: Tensor, mouth_wt: float = 0.0) -> Tensor:
     """L1 distance of faces (..., H, W) in [0, 1]; pixels count 1 + `mouth_wt` at the mouth, 1 far from it."""
     if mouth_wt == 0:
         return F.l1_loss(generated.float(), truth)
-    height, width = truth.shape[-2:]
-    mouth = _bump(height, MOUTH[0], truth)[:, None] * _bump(width, MOUTH[1], truth)
-    return ((generated.float() - truth).abs() * (1 + mouth_wt * mouth)).mean()
+    return ((generated.float() - truth).abs() * (1 + mouth_wt * _mouth(truth))).mean()
+
+
+def opening_loss(generated: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared distance of the mouth's brightness in cells of a twelfth of the face: faces (..., H, W) in [0, 1].
+
+    Whether a mouth is open shows in how dark it is at large; the square lets frames count that are far off, and the
+    cells leave sharpness and small movements of the head to the other losses.
+    """
+    error = (generated.float() - truth).mean(1).flatten(0, 1)  # (B x T, H, W), grey
+    cells = F.avg_pool2d(error[:, None], (truth.shape[-2] // 12, truth.shape[-1] // 12))
+    mouth = _mouth(cells)
+    return (cells.square() * mouth).mean() / mouth.mean()
+
+
+def _mouth(like: Tensor) -> Tensor:
+    """(H, W): 1 at the mouth's usual place in a face crop, falling to 0 around it."""
+    height, width = like.shape[-2:]
+    return _bump(height, MOUTH[0], like)[:, None] * _bump(width, MOUTH[1], like)
 
 
 def _bump(size: int, place: tuple[float, float], like: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ COMMON = "grad_clip=1,weight_decay=0.01,compile={compile}"
 EXPERT = f"{COMMON},syncnet_batch_size=64,syncnet_windows=4,syncnet_checkpoint_interval=200,syncnet_eval_interval=200"
 GENERATOR = (
     f"{COMMON},start_as_copy=True,generator_width=0.5,augment=True,batch_size=8,min_negative_distance=5,"
-    "initial_learning_rate=1e-3,warmup_steps=50,syncnet_threshold=0,"
-    "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.997"
+    "mouth_wt=1,lips_wt=0.03,sync_colours=False,syncnet_threshold=0,warmup_steps=50,"
+    "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.99"
 )
 
 
@@ -55,12 +55,15 @@ STEPS = (
         "warmup_steps=50,decay_steps=2600,ema_decay=0.995",
         seed=11, init_from="expert_contrast", widen=0.5,
     ),
-    Step(  # the face alone: with the sync loss from the start, specks that please the expert come before lips
-        "generator_face", "wav2lip_train.py", 450, f"{GENERATOR},syncnet_wt=0", seed=12, expert="expert",
+    Step(  # the face alone: with the expert's losses from the start, specks that please it come before lips
+        "generator_face", "wav2lip_train.py", 450,
+        f"{GENERATOR},initial_learning_rate=1e-3,syncnet_wt=0",
+        seed=12, expert="expert",
     ),
     Step(
         "generator", "wav2lip_train.py", 2050,
-        f"{GENERATOR},mouth_wt=8,decay_steps=2050,syncnet_wt=0.02,syncnet_wt_settled=0.02",
+        f"{GENERATOR},initial_learning_rate=5e-4,decay_steps=2050,"
+        "opening_wt=15,contrast_wt=0.008,syncnet_wt=0.002,syncnet_wt_settled=0.002",
         seed=13, expert="expert", init_from="generator_face",
     ),
 )  # fmt: skip

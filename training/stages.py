@@ -1,7 +1,7 @@
 """What the three stages learn: networks, samples, losses, evaluation. The loop around them is training/trainer.py."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,16 +189,32 @@ class GeneratorStage(Stage):
         l1 = losses.reconstruction_loss(generated, batch["target"], self.hp.mouth_wt)
         shown = {"l1": l1}
         total = (1 - self.sync_wt) * l1
-        judged, truth = generated, batch["target"]
-        if self.hp.augment and (self.sync_wt > 0 or self.hp.lips_wt > 0):
-            judged, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
-        if self.sync_wt > 0:
-            shown["sync"] = losses.sync_loss(self.expert, batch["mel"], judged)
-            total = total + self.sync_wt * shown["sync"]
-        if self.hp.lips_wt > 0:
-            shown["lips"] = losses.lips_loss(self.expert, judged, truth)
-            total = total + self.hp.lips_wt * shown["lips"]
+        if self.hp.opening_wt > 0:
+            shown["opening"] = losses.opening_loss(generated, batch["target"])
+            total = total + self.hp.opening_wt * shown["opening"]
+        if any((self.sync_wt, self.hp.contrast_wt, self.hp.lips_wt)):
+            for name, weight, value in self._expert_losses(batch, generated):
+                shown[name] = value
+                total = total + weight * value
         return {"loss": total, **shown}
+
+    def _expert_losses(self, batch: Batch, generated: Tensor) -> Iterator[tuple[str, float, Tensor]]:
+        """Name, weight and value of what the expert says of generated faces."""
+        truth = batch["target"]
+        if not self.hp.sync_colours:
+            generated = truth + (generated.float() - truth).mean(1, keepdim=True)
+        if self.hp.augment:  # both alike
+            generated, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
+        seen, heard = losses.look(self.expert, generated), losses.hear(self.expert, batch["mel"])
+        if self.sync_wt > 0:
+            yield "sync", self.sync_wt, losses.sync_of(heard, seen[-1])
+        if self.hp.contrast_wt > 0:
+            other = losses.hear(self.expert, batch["reference_mel"])
+            yield "contrast", self.hp.contrast_wt, losses.contrast_of(heard, other, seen[-1])
+        if self.hp.lips_wt > 0:
+            with torch.no_grad():
+                expected = losses.look(self.expert, truth)
+            yield "lips", self.hp.lips_wt, losses.lips_of(seen, expected)
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
