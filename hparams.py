@@ -62,6 +62,7 @@ class HParams:
 
     # This toolkit: what the generator learns from
     mouth_wt: float = 0.0  # additional weight of the mouth's pixels in L1 (training/losses.py)
+    spoken_over_share: float = 0.0  # of the samples: the target is its own reference and says what another window says
     opening_wt: float = 0.0  # weight of the squared error of the mouth's brightness at large
     contrast_wt: float = 0.0  # weight of telling the speech of generated lips from the reference's, by the expert
     sync_colours: bool = True  # False: the expert judges the generated brightness with the true colours, so that it

@@ -287,7 +287,7 @@ def test_experts_other_losses_take_part():
     stage = GeneratorStage(hparams.override(f"{SMALL},{extra}"), SyncNet_color(width=0.125))
     batch = {name: torch.rand(2, 3, 5, 96, 96) for name in ("target", "reference")}
     batch |= {name: torch.rand(2, 1, 80, 16) for name in ("mel", "reference_mel")}
-    batch["indiv_mels"] = torch.rand(2, 5, 1, 80, 16)
+    batch |= {name: torch.rand(2, 5, 1, 80, 16) for name in ("indiv_mels", "reference_indiv_mels")}
     learnt = []
     shown = stage.step(batch, lambda prefix, loss: learnt.append(loss))
     weights = {"l1": 0.99, "sync": 0.01, "contrast": 0.1, "lips": 0.2, "opening": 3}

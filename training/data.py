@@ -144,8 +144,8 @@ class GeneratorDataset(_WindowDataset):
     """Samples of the generator (paper section 3.4).
 
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
-    (5, 1, 80, 16): frame f + k gets the mel that starts at frame f + k - 1; `mel` (1, 80, 16) starts at f
-    and `reference_mel` at the reference's first frame.
+    (5, 1, 80, 16): frame f + k gets the mel that starts at frame f + k - 1; `mel` (1, 80, 16) starts at f.
+    `reference_indiv_mels` and `reference_mel` are the reference's.
     """
 
     lead = 1
@@ -154,11 +154,15 @@ class GeneratorDataset(_WindowDataset):
         start, other = self.windows.draw(clip, rng)
         source = self.clips[clip]
         transform, gain = self.transforms(rng)
-        frames = range(start - 1, start - 1 + SYNCNET_T)
+        individual = (np.arange(at - 1, at - 1 + SYNCNET_T) for at in (start, other))
+        individual = [
+            np.stack([gain(source.mel_window(at, self.hp.fps))[None] for at in frames]) for frames in individual
+        ]
         return {
             "target": channels_first(transform(source.window(start, self.img_size))),
             "reference": channels_first(transform(source.window(other, self.img_size))),
-            "indiv_mels": np.stack([gain(source.mel_window(frame, self.hp.fps))[None] for frame in frames]),
+            "indiv_mels": individual[0],
+            "reference_indiv_mels": individual[1],
             "mel": gain(source.mel_window(start, self.hp.fps))[None],
             "reference_mel": gain(source.mel_window(other, self.hp.fps))[None],
         }

@@ -124,11 +124,19 @@ def _judging(expert: SyncNet_color) -> SyncNet_color:
     return expert
 
 
-def reconstruction_loss(generated: Tensor, truth: Tensor, mouth_wt: float = 0.0) -> Tensor:
-    """L1 distance of faces (..., H, W) in [0, 1]; pixels count 1 + `mouth_wt` at the mouth, 1 far from it."""
-    if mouth_wt == 0:
-        return F.l1_loss(generated.float(), truth)
-    return ((generated.float() - truth).abs() * (1 + mouth_wt * _mouth(truth))).mean()
+def reconstruction_loss(
+    generated: Tensor, truth: Tensor, mouth_wt: float = 0.0, spoken_over: Tensor | None = None
+) -> Tensor:
+    """L1 distance of faces (B, 3, T, H, W) in [0, 1]; pixels count 1 + `mouth_wt` at the mouth, 1 far from it.
+
+    In samples where `spoken_over` (B,) is true the truth says something else: the mouth does not count there.
+    """
+    error = (generated.float() - truth).abs()
+    if spoken_over is not None:
+        mouth_wt = torch.where(spoken_over, -1.0, mouth_wt).view(-1, 1, 1, 1, 1)
+    elif mouth_wt == 0:
+        return error.mean()
+    return (error * (1 + mouth_wt * _mouth(truth))).mean()
 
 
 def opening_loss(generated: Tensor, truth: Tensor) -> Tensor:

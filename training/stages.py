@@ -180,17 +180,43 @@ class GeneratorStage(Stage):
         return network(batch["indiv_mels"], generator_input(batch))
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        batch = self._speak_over(batch)
         generated = self._generate(batch, self.networks[""])
         shown = self._generator_losses(batch, generated)
         update("", shown["loss"])
         return shown
 
+    def _speak_over(self, batch: Batch) -> Batch:
+        """In the first samples, as many as `hp.spoken_over_share` says: what inference does to a video.
+
+        The target is its own reference and says what the reference says. Its mouth is not known then, only how far it
+        opens (`mouth`); `spoken_over` (B,) marks these samples.
+        """
+        count = len(batch["mel"])
+        chosen = torch.arange(count, device=batch["mel"].device) < round(self.hp.spoken_over_share * count)
+        if not chosen.any():
+            return {**batch, "mouth": batch["target"], "spoken_over": None}
+
+        def pick(where_chosen: str, elsewhere: str) -> Tensor:
+            mask = chosen.view(-1, *(1,) * (batch[elsewhere].dim() - 1))
+            return torch.where(mask, batch[where_chosen], batch[elsewhere])
+
+        return {
+            "target": batch["target"],
+            "reference": pick("target", "reference"),
+            "mouth": pick("reference", "target"),
+            "indiv_mels": pick("reference_indiv_mels", "indiv_mels"),
+            "mel": pick("reference_mel", "mel"),
+            "reference_mel": pick("mel", "reference_mel"),
+            "spoken_over": chosen,
+        }
+
     def _generator_losses(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        l1 = losses.reconstruction_loss(generated, batch["target"], self.hp.mouth_wt)
+        l1 = losses.reconstruction_loss(generated, batch["target"], self.hp.mouth_wt, batch["spoken_over"])
         shown = {"l1": l1}
         total = (1 - self.sync_wt) * l1
         if self.hp.opening_wt > 0:
-            shown["opening"] = losses.opening_loss(generated, batch["target"])
+            shown["opening"] = losses.opening_loss(generated, batch["mouth"])
             total = total + self.hp.opening_wt * shown["opening"]
         if any((self.sync_wt, self.hp.contrast_wt, self.hp.lips_wt)):
             for name, weight, value in self._expert_losses(batch, generated):
@@ -211,10 +237,11 @@ class GeneratorStage(Stage):
         if self.hp.contrast_wt > 0:
             other = losses.hear(self.expert, batch["reference_mel"])
             yield "contrast", self.hp.contrast_wt, losses.contrast_of(heard, other, seen[-1])
-        if self.hp.lips_wt > 0:
+        known = slice(None) if batch["spoken_over"] is None else ~batch["spoken_over"]
+        if self.hp.lips_wt > 0 and len(truth[known]):
             with torch.no_grad():
-                expected = losses.look(self.expert, truth)
-            yield "lips", self.hp.lips_wt, losses.lips_of(seen, expected)
+                expected = losses.look(self.expert, truth[known])
+            yield "lips", self.hp.lips_wt, losses.lips_of([layer[known] for layer in seen], expected)
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
@@ -264,6 +291,7 @@ class QualityStage(GeneratorStage):
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         discriminator = self.networks["disc_"]
+        batch = self._speak_over(batch)
         generated = self._generate(batch, self.networks[""])
         shown = self._generator_losses(batch, generated)
         if self.hp.disc_wt > 0:
