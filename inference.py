@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from lipsync.pipeline import run  # heavy imports come after --help and wrong flags
 
-    with Bars() as bars:
-        result = run(options, bars.update)
+    with Bar() as bar:
+        result = run(options, bar.update)
     print(f"{result.frames} frames at {float(result.fps):g} a second: {result.outfile}")
     if result.faceless:
         listed = ", ".join(f"{start:.2f}-{end:.2f} s" for start, end in result.faceless)
@@ -74,7 +74,7 @@ def _boolean(text: str) -> bool:
 
 def _joined(argv: Sequence[str], flags: set[str]) -> list[str]:
     """`--face -clip.mp4` as `--face=-clip.mp4`: a file's name may begin with a dash."""
-    paths = {f"--{name}" for name in ("face", "audio", "outfile", "checkpoint_path")}
+    paths = {f"--{name}" for name in ("face", "audio", "outfile", "checkpoint_path", "cache")}
     joined: list[str] = []
     for word in argv:
         if joined and joined[-1] in paths and word.startswith("-") and word.partition("=")[0] not in flags:
@@ -84,27 +84,23 @@ def _joined(argv: Sequence[str], flags: set[str]) -> list[str]:
     return joined
 
 
-class Bars:
-    """A progress bar with rate and time left for each stage of a run."""
+class Bar:
+    """A progress bar with rate and time left."""
 
     def __init__(self) -> None:
-        self._stage, self._bar = None, None
+        self._bar = None
 
-    def update(self, stage: str, done: int, total: int | None) -> None:
-        from tqdm import tqdm
+    def update(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
 
-        if stage != self._stage:
-            self._close()
-            self._stage, self._bar = stage, tqdm(total=total, desc=stage, unit="frame", dynamic_ncols=True)
+            self._bar = tqdm(total=total, unit="frame", dynamic_ncols=True)
         self._bar.update(done - self._bar.n)
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -11,10 +11,12 @@ from face_detection.api import DETECTORS
 DETECT = (-1, -1, -1, -1)  # the box that stands for detection
 SLOWEST, FASTEST = 1, 480  # frames a second of a result made from a picture
 WORST_CRF = 51
+SMALLEST_DETECTOR_SIZE = 32  # pixels
 
 BLENDS = ("feather", "paste")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
 
 
 def _option(default: Any, text: str, **argument: Any) -> Any:
@@ -60,6 +62,7 @@ class InferenceOptions:
     )
     lossless: bool = _option(False, "exact pixels and samples: FFV1 and PCM in a .mkv file")
     crf: int = _option(18, "H.264 quality, 0 (best) to 51 (smallest)")
+    preset: str = _option("veryfast", "speed of the H.264 encoder: slower ones make smaller files", choices=PRESETS)
     no_face: str = _option(
         "keep",
         "frames without a face: keep bridges short gaps and passes the others through; error stops",
@@ -77,18 +80,25 @@ class InferenceOptions:
     face_detector: str = _option(
         "auto", "auto takes sfd when its weights are there, else centerface", choices=DETECTORS
     )
+    det_every: int = _option(
+        5, "the detector looks at every N-th frame, and at more where faces move or the picture cuts; 1 = at each"
+    )
+    face_detector_size: int = _option(
+        320, "longer side of a frame as the detector sees it, in pixels; 0 = its own (sfd: all, centerface: 640)"
+    )
+    cache: Path | None = _option(None, "folder that keeps what the detector found, for the next run of the same video")
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no input could make sense of. Lists become tuples, and texts paths."""
         for name, value in vars(self).items():
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-            elif isinstance(value, str) and name in ("face", "audio", "checkpoint_path", "outfile"):
+            elif isinstance(value, str) and name in ("face", "audio", "checkpoint_path", "outfile", "cache"):
                 object.__setattr__(self, name, Path(value))
-        for name in ("face_det_batch_size", "wav2lip_batch_size", "resize_factor"):
+        for name in ("face_det_batch_size", "wav2lip_batch_size", "resize_factor", "det_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}: use 1 or more")
-        for name in ("blend", "no_face", "precision", "face_detector"):
+        for name in ("blend", "preset", "no_face", "precision", "face_detector"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is '{getattr(self, name)}': use one of {', '.join(choices)}")
@@ -99,6 +109,10 @@ class InferenceOptions:
             raise InputError(f"--fps is {self.fps:g}: use {SLOWEST} to {FASTEST} frames a second")
         if not 0 <= self.crf <= WORST_CRF:
             raise InputError(f"--crf is {self.crf}: use 0 (best) to {WORST_CRF} (smallest)")
+        if self.face_detector_size and self.face_detector_size < SMALLEST_DETECTOR_SIZE:
+            raise InputError(
+                f"--face_detector_size is {self.face_detector_size}: use 0 or at least {SMALLEST_DETECTOR_SIZE} pixels"
+            )
         if not math.isfinite(self.audio_shift):
             raise InputError("--audio_shift takes milliseconds, such as 40 or -40")
         if not 0 <= self.seed < 2**63:
