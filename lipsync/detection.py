@@ -16,6 +16,7 @@ STEADY_OVERLAP = 0.7  # intersection over union of a face in two frames, from wh
 GRID = 8  # pixels between those that are compared to see whether the picture changes
 CHANGE = 14.0  # mean difference of those in neighbouring frames, of 255, from which the picture has changed
 SMALL_FACE = 24  # pixels of a face's width as the detector sees it, under which it is looked at more closely
+NOTABLE_FACE = 0.5  # of the largest one's width, under which a face is none that anyone looks for
 CLOSER = 2  # how many times larger the detector sees it then
 
 Detect = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -25,19 +26,21 @@ class Glance:
     """A detector at reduced size, which looks more closely where that may not do.
 
     Frames that show no face, fewer faces than the frame before, or a small one are looked at again at `CLOSER` times
-    the size.
+    the size; so is the first frame. Faces much smaller than the largest one count only if asked for.
 
     Args:
         size: longer side of the frames as the detector sees them, in pixels; 0 is the detector's own (S3FD: all of
             them; CenterFace: 640), and then every look is the only one.
         device, face_detector: as for `FaceAlignment`.
+        every_face: whether faces much smaller than the largest one count.
     """
 
-    def __init__(self, size: int, device: str, face_detector: str):
+    def __init__(self, size: int, device: str, face_detector: str, every_face: bool = False):
         self._size, self._device, self._name = size, device, face_detector
+        self._notable = 0 if every_face else NOTABLE_FACE
         self._glance = self._detector(size).detect_faces
         self._closer: Detect | None = None  # made when it is first needed
-        self._count: int | None = None  # faces in the frame before
+        self._count: int | None = None  # faces that count in the frame before
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Faces (n, 5) of each frame (H, W, 3), as `FaceAlignment.detect_faces` gives them."""
@@ -48,12 +51,19 @@ class Glance:
         return [self._checked(frame, faces, self._size / longer) for frame, faces in zip(frames, found, strict=True)]
 
     def _checked(self, frame: np.ndarray, faces: np.ndarray, scale: float) -> np.ndarray:
-        fewer = self._count is None or len(faces) < max(1, self._count)
-        if fewer or (faces[:, 2] - faces[:, 0]).min() * scale < SMALL_FACE:
+        widths = self._widths(faces)
+        first_or_fewer = self._count is None or len(widths) < max(1, self._count)
+        if first_or_fewer or widths.min() * scale < SMALL_FACE:
             self._closer = self._closer or self._detector(CLOSER * self._size).detect_faces
             (faces,) = self._closer([frame])
-        self._count = len(faces)
+            widths = self._widths(faces)
+        self._count = len(widths)
         return faces
+
+    def _widths(self, faces: np.ndarray) -> np.ndarray:
+        """Of the faces that count."""
+        widths = faces[:, 2] - faces[:, 0]
+        return widths[widths >= self._notable * widths.max(initial=0)]
 
     def _detector(self, size: int) -> FaceAlignment:
         settings = {"size": size} if size else {}

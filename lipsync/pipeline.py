@@ -189,18 +189,16 @@ def with_found_boxes(
     Raises InputError where the options do not fit the faces that there are.
     """
     threads.use_all()
-    glance = Batches(
-        clock.timed("detect", Glance(options.face_detector_size, str(threads.device), options.face_detector)),
-        options.face_det_batch_size,
-        "--face_det_batch_size",
-    )
+    every_face = options.face_index is not None
+    glance = Glance(options.face_detector_size, str(threads.device), options.face_detector, every_face)
+    detect = Batches(clock.timed("detect", glance), options.face_det_batch_size, "--face_det_batch_size")
     boxes: list[Box | None] = []
     waiting: deque[np.ndarray] = deque()  # for their boxes
     decoded = ahead(clock.each("decode", source.frames()), DECODED_AHEAD if threads.workers else 0)
     with closing(decoded):
         frames = (waiting.append(frame) or frame for frame in islice(decoded, len(windows)))
         batch_size = frame_limit(options.face_det_batch_size, source, shares=4)
-        faces = find_faces(frames, glance, options.det_every, batch_size)
+        faces = find_faces(frames, detect, options.det_every, batch_size)
         longest_gap = int(GAP_SECONDS * source.fps)
         followed = follow(faces, longest_gap, options.face_index)
         if options.no_face == "error":

@@ -64,8 +64,9 @@ class TestCommandLine:
         expected = InferenceOptions(
             face="f", audio="a", outfile="o.mp4", checkpoint_path="c", static=True, fps=30, pads=(1, -2, 3, 4),
             face_det_batch_size=2, wav2lip_batch_size=3, resize_factor=2, crop=(0, -1, 5, -1), box=(1, 2, 3, 4),
-            rotate=True, nosmooth=True, blend="paste", lossless=True, crf=20, preset="slow", no_face="error", face_index=1,
-            face_detector="centerface", det_every=3, face_detector_size=480, cache="d", audio_shift=-40, device="cpu", precision="bf16", seed=7,
+            rotate=True, nosmooth=True, blend="paste", lossless=True, crf=20, preset="slow", no_face="error",
+            face_index=1, face_detector="centerface", det_every=3, face_detector_size=480, cache="d", audio_shift=-40,
+            device="cpu", precision="bf16", seed=7,
         )  # fmt: skip
         assert parse(words.split()) == expected
 
