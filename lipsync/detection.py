@@ -37,7 +37,7 @@ class Glance:
 
     def __init__(self, size: int, device: str, face_detector: str, every_face: bool = False):
         self._size, self._device, self._name = size, device, face_detector
-        self._notable = 0 if every_face else NOTABLE_FACE
+        self._every_face = every_face
         self._glance = self._detector(size).detect_faces
         self._closer: Detect | None = None  # made when it is first needed
         self._count: int | None = None  # faces that count in the frame before
@@ -51,29 +51,37 @@ class Glance:
         return [self._checked(frame, faces, self._size / longer) for frame, faces in zip(frames, found, strict=True)]
 
     def _checked(self, frame: np.ndarray, faces: np.ndarray, scale: float) -> np.ndarray:
-        widths = self._widths(faces)
+        widths = widths_of(notable(faces, self._every_face))
         first_or_fewer = self._count is None or len(widths) < max(1, self._count)
         if first_or_fewer or widths.min() * scale < SMALL_FACE:
             self._closer = self._closer or self._detector(CLOSER * self._size).detect_faces
             (faces,) = self._closer([frame])
-            widths = self._widths(faces)
+            widths = widths_of(notable(faces, self._every_face))
         self._count = len(widths)
         return faces
-
-    def _widths(self, faces: np.ndarray) -> np.ndarray:
-        """Of the faces that count."""
-        widths = faces[:, 2] - faces[:, 0]
-        return widths[widths >= self._notable * widths.max(initial=0)]
 
     def _detector(self, size: int) -> FaceAlignment:
         settings = {"size": size} if size else {}
         return FaceAlignment(device=self._device, face_detector=self._name, **settings)
 
 
-def find_faces(frames: Iterable[np.ndarray], detect: Detect, every: int, batch_size: int) -> Iterator[np.ndarray]:
+def widths_of(faces: np.ndarray) -> np.ndarray:
+    """(n,) in pixels."""
+    return faces[:, 2] - faces[:, 0]
+
+
+def notable(faces: np.ndarray, every_face: bool) -> np.ndarray:
+    """Those of `faces` (n, 5) that are not much smaller than the largest; all of them if asked for."""
+    widths = widths_of(faces)
+    return faces[widths >= (0 if every_face else NOTABLE_FACE) * widths.max(initial=0)]
+
+
+def find_faces(
+    frames: Iterable[np.ndarray], detect: Detect, every: int, batch_size: int, every_face: bool = False
+) -> Iterator[np.ndarray]:
     """The faces of each frame, of which `detect` is shown every `every`-th and those where the picture is not steady.
 
-    At most `batch_size` frames, or `every` if that is more, are taken ahead and given to `detect` at once.
+    Faces that are not `notable` may come and go in a steady picture. At most `batch_size` frames, or `every` if that is more, are taken ahead and given to `detect` at once.
     Yields float32 (n, 5): x1, y1, x2, y2 in pixels, score.
     """
     frames = iter(frames)
@@ -89,12 +97,16 @@ def find_faces(frames: Iterable[np.ndarray], detect: Detect, every: int, batch_s
             if before is None:
                 yield faces
             else:
-                yield from _between(before, stretch[start:end], faces, detect)
+                yield from _between(before, stretch[start:end], faces, detect, every_face)
             before = (stretch[end - 1], faces)
 
 
 def _between(
-    before: tuple[np.ndarray, np.ndarray], frames: list[np.ndarray], last: np.ndarray, detect: Detect
+    before: tuple[np.ndarray, np.ndarray],
+    frames: list[np.ndarray],
+    last: np.ndarray,
+    detect: Detect,
+    every_face: bool,
 ) -> list[np.ndarray]:
     """Faces of each of `frames`, which follow a frame with known faces; the `last` one's are known too."""
     first_frame, first = before
@@ -105,11 +117,10 @@ def _between(
     def fill(start: int, end: int) -> None:
         if end - start < 2:
             return
-        order = _same_faces(found[start], found[end])
-        if order is not None and max(changes[start:end]) < CHANGE:
+        pairs = _same_faces(found[start], found[end], every_face)
+        if pairs is not None and max(changes[start:end]) < CHANGE:
             for k in range(start + 1, end):
-                along = np.float32((k - start) / (end - start))
-                found[k] = found[start] + along * (found[end][order] - found[start])
+                found[k] = _on_the_way(found[start], found[end], pairs, (k - start) / (end - start))
             return
         middle = (start + end) // 2
         (found[middle],) = detect([frames[middle]])
@@ -132,10 +143,23 @@ def _changes(frames: list[np.ndarray], faces: list[np.ndarray]) -> list[float]:
     return [max(float(difference[place].mean()) for place in places) for difference in differences]
 
 
-def _same_faces(a: np.ndarray, b: np.ndarray) -> list[int] | None:
-    """Where each face of `a` is in `b`; None unless both hold the same faces, about in place."""
-    if len(a) != len(b):
-        return None
-    order = [max(range(len(b)), key=lambda k: overlap(face, b[k])) for face in a]
-    steady = all(overlap(face, b[k]) >= STEADY_OVERLAP for face, k in zip(a, order, strict=True))
-    return order if steady and len(set(order)) == len(order) else None
+def _same_faces(a: np.ndarray, b: np.ndarray, every_face: bool) -> dict[int, int] | None:
+    """Which face of `a` is which of `b`; None unless both show the same notable faces, about in place."""
+    overlaps = sorted(((overlap(a[i], b[k]), i, k) for i in range(len(a)) for k in range(len(b))), reverse=True)
+    pairs: dict[int, int] = {}
+    for shared, i, k in overlaps:
+        if shared >= STEADY_OVERLAP and i not in pairs and k not in pairs.values():
+            pairs[i] = k
+    left = [np.delete(a, list(pairs), axis=0), np.delete(b, list(pairs.values()), axis=0)]
+    for faces, others in zip((a, b), left, strict=True):
+        least = widths_of(notable(faces, every_face)).min(initial=np.inf)
+        if (widths_of(others) >= least).any():
+            return None
+    return pairs
+
+
+def _on_the_way(a: np.ndarray, b: np.ndarray, pairs: dict[int, int], along: float) -> np.ndarray:
+    """Faces between two frames: `pairs` interpolated; those of one frame only are there in its half of the way."""
+    start, end = a[list(pairs)], b[list(pairs.values())]
+    others = np.delete(a, list(pairs), axis=0) if along < 0.5 else np.delete(b, list(pairs.values()), axis=0)
+    return np.concatenate([start + np.float32(along) * (end - start), others])

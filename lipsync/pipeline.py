@@ -198,7 +198,7 @@ def with_found_boxes(
     with closing(decoded):
         frames = (waiting.append(frame) or frame for frame in islice(decoded, len(windows)))
         batch_size = frame_limit(options.face_det_batch_size, source, shares=4)
-        faces = find_faces(frames, detect, options.det_every, batch_size)
+        faces = find_faces(frames, detect, options.det_every, batch_size, every_face)
         longest_gap = int(GAP_SECONDS * source.fps)
         followed = follow(faces, longest_gap, options.face_index)
         if options.no_face == "error":
