@@ -38,12 +38,13 @@ class Glance:
     def __init__(self, size: int, device: str, face_detector: str, every_face: bool = False):
         self._size, self._device, self._name = size, device, face_detector
         self._every_face = every_face
-        self._glance = self._detector(size).detect_faces
-        self._closer: Detect | None = None  # made when it is first needed
+        self._glance: Detect | None = None  # both are made when they are first needed
+        self._closer: Detect | None = None
         self._count: int | None = None  # faces that count in the frame before
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Faces (n, 5) of each frame (H, W, 3), as `FaceAlignment.detect_faces` gives them."""
+        self._glance = self._glance or self._detector(self._size).detect_faces
         found = self._glance(frames)
         longer = max(frames[0].shape[:2])
         if not 0 < self._size < longer:

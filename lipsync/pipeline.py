@@ -8,8 +8,7 @@ queues between them, so that memory does not grow with the length of the video.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,13 +24,12 @@ from errors import InputError
 from face_detection.api import Box
 from lipsync import compositing
 from lipsync.batching import Batches
-from lipsync.detection import Glance, find_faces
-from lipsync.faces import GAP_SECONDS, boxes_over_time, spans
+from lipsync.faces import spans
+from lipsync.locating import frame_limit, located_frames
 from lipsync.options import InferenceOptions
-from lipsync.source import FrameSource, constant_box
-from lipsync.stages import StageClock, Threads, ahead, in_parallel
+from lipsync.source import FrameSource
+from lipsync.stages import StageClock, Threads, in_parallel
 from lipsync.synthesis import Synthesizer, pick_device
-from lipsync.tracking import Sighting, follow
 from lipsync.video_writer import VideoWriter, result_path
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
@@ -39,8 +37,6 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 # Frame i gets the mel window that starts at its own time, plus this. In training a frame gets the window that starts
 # one frame (40 ms) earlier; published checkpoints are used with 0 all the same.
 WINDOW_START_OFFSET_MS = 0.0
-HELD_BYTES = 512 * 2**20  # of frames on their way; large pictures make smaller batches
-DECODED_AHEAD = 4  # frames
 CPU_BATCH = 8  # frames a generator batch on the CPU: larger ones are no faster and only come later
 BLENDS = {"feather": compositing.feather, "paste": compositing.paste}
 
@@ -95,7 +91,6 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     with clock("load"):
         source = FrameSource(options)
         windows = mel_windows(options.audio, source.fps, options.audio_shift)
-        box = constant_box(options.box, source.height, source.width)
         synthesizer = Synthesizer(options.checkpoint_path, device, options.precision)
     faceless = []  # one entry a frame of the result
     with (
@@ -111,7 +106,7 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
             pixel_aspect=source.pixel_aspect,
             lossless=options.lossless,
         ) as writer,
-        closing(synced(options, source, windows, box, synthesizer, threads, clock)) as tasks,
+        closing(synced(options, source, windows, synthesizer, threads, clock)) as tasks,
     ):
         for task in tasks:
             with clock("encode"):
@@ -146,7 +141,6 @@ def synced(
     options: InferenceOptions,
     source: FrameSource,
     windows: list[np.ndarray],
-    box: Box | None,
     synthesizer: Synthesizer,
     threads: Threads,
     clock: StageClock,
@@ -166,67 +160,20 @@ def synced(
                 put(task.frame, face, task.box)
         return batch
 
-    located = (
-        with_constant_box(source, windows, box) if box else with_found_boxes(options, source, windows, threads, clock)
-    )
-    with closing(in_parallel(say, batched(located, batch_size), threads.workers, threads.limit)) as batches:
+    located = located_frames(options, source, len(windows), threads, clock)
+    tasks = batched(located, windows, batch_size)
+    with closing(in_parallel(say, tasks, threads.workers, threads.limit)) as batches:
         for batch in batches:
             while batch:
                 yield batch.pop(0)
 
 
-def with_constant_box(source: FrameSource, windows: list[np.ndarray], box: Box) -> Iterator[Task]:
-    """A task for each window, all with one box."""
-    for (_, frame), window in zip(source.repeated(len(windows)), windows, strict=True):
-        yield Task(frame, box, window)
-
-
-def with_found_boxes(
-    options: InferenceOptions, source: FrameSource, windows: list[np.ndarray], threads: Threads, clock: StageClock
-) -> Iterator[Task]:
-    """A task for each window, with the box of the face that is followed. Boxes repeat as the frames do.
-
-    Raises InputError where the options do not fit the faces that there are.
-    """
-    threads.use_all()
-    every_face = options.face_index is not None
-    glance = Glance(options.face_detector_size, str(threads.device), options.face_detector, every_face)
-    detect = Batches(clock.timed("detect", glance), options.face_det_batch_size, "--face_det_batch_size")
-    boxes: list[Box | None] = []
-    waiting: deque[np.ndarray] = deque()  # for their boxes
-    decoded = ahead(clock.each("decode", source.frames()), DECODED_AHEAD if threads.workers else 0)
-    with closing(decoded):
-        frames = (waiting.append(frame) or frame for frame in islice(decoded, len(windows)))
-        batch_size = frame_limit(options.face_det_batch_size, source, shares=4)
-        faces = find_faces(frames, detect, options.det_every, batch_size, every_face)
-        longest_gap = int(GAP_SECONDS * source.fps)
-        followed = follow(faces, longest_gap, options.face_index)
-        if options.no_face == "error":
-            followed = insisting(followed, source.fps)
-        size = (source.height, source.width)
-        for box in boxes_over_time(followed, size, options.pads, not options.nosmooth, longest_gap):
-            yield Task(waiting.popleft(), box, windows[len(boxes)])
-            boxes.append(box)
-    if not any(boxes):
-        raise InputError(f"--pads {' '.join(map(str, options.pads))} leave nothing of the face: use larger numbers")
-    rest = windows[len(boxes) :]
-    for (place, frame), window in zip(clock.each("decode", source.repeated(len(rest))), rest, strict=True):
-        yield Task(frame, boxes[place % len(boxes)], window)
-
-
-def insisting(followed: Iterable[Sighting], fps: Fraction) -> Iterator[Sighting]:
-    """The same sightings. Raises InputError at the first frame without the face."""
-    for i, sighting in enumerate(followed):
-        if sighting.box is None:
-            raise InputError(
-                f"no face in frame {i} ({float(i / fps):.2f} s): use --no_face keep to leave such frames as they are"
-            )
-        yield sighting
-
-
-def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
-    """Lists of `size` tasks; the last one may be shorter."""
-    with closing(tasks):
+def batched(
+    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], size: int
+) -> Iterator[list[Task]]:
+    """Tasks of the frames and their windows, `size` at a time; the last list may be shorter."""
+    with closing(located):
+        tasks = (Task(frame, box, window) for (frame, box), window in zip(located, windows, strict=True))
         while batch := list(islice(tasks, size)):
             yield batch
             del batch
@@ -236,11 +183,6 @@ def crop_of(task: Task) -> np.ndarray:
     """The face in a task's frame, (h, w, 3)."""
     x1, y1, x2, y2 = task.box
     return task.frame[y1:y2, x1:x2]
-
-
-def frame_limit(batch_size: int, source: FrameSource, shares: int) -> int:
-    """How many frames of a batch of `batch_size` may be held at once, when `shares` such batches may be."""
-    return min(batch_size, max(1, HELD_BYTES // (source.height * source.width * 3 * shares)))
 
 
 def check_outfile(options: InferenceOptions) -> Path:
