@@ -82,7 +82,8 @@ def find_faces(
 ) -> Iterator[np.ndarray]:
     """The faces of each frame, of which `detect` is shown every `every`-th and those where the picture is not steady.
 
-    Faces that are not `notable` may come and go in a steady picture. At most `batch_size` frames, or `every` if that is more, are taken ahead and given to `detect` at once.
+    Faces that are not `notable` may come and go in a steady picture. At most `batch_size` frames, or `every` if that is
+    more, are taken ahead and given to `detect` at once.
     Yields float32 (n, 5): x1, y1, x2, y2 in pixels, score.
     """
     frames = iter(frames)
@@ -156,7 +157,7 @@ def _same_faces(a: np.ndarray, b: np.ndarray, every_face: bool) -> dict[int, int
         least = widths_of(notable(faces, every_face)).min(initial=np.inf)
         if (widths_of(others) >= least).any():
             return None
-    return pairs
+    return dict(sorted(pairs.items()))
 
 
 def _on_the_way(a: np.ndarray, b: np.ndarray, pairs: dict[int, int], along: float) -> np.ndarray:

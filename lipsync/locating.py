@@ -33,30 +33,35 @@ def located_frames(
 
     Raises InputError where the options do not fit the picture or the faces that there are.
     """
-    box = constant_box(options.box, source.height, source.width)
-    if box:
-        return ((frame, box) for _, frame in clock.each("decode", source.repeated(count)))
-    return _with_found_boxes(options, source, count, threads, clock)
-
-
-def _with_found_boxes(
-    options: InferenceOptions, source: FrameSource, count: int, threads: Threads, clock: StageClock
-) -> Iterator[Located]:
-    threads.use_all()
     boxes: list[Box | None] = []
-    waiting: deque[np.ndarray] = deque()  # for their boxes
-    decoded = ahead(clock.each("decode", source.frames()), DECODED_AHEAD if threads.workers else 0)
-    with closing(decoded):
-        frames = (waiting.append(frame) or frame for frame in islice(decoded, count))
-        followed = _followed(options, source, frames, str(threads.device), clock)
-        size, longest_gap = (source.height, source.width), _longest_gap(source)
-        for box in boxes_over_time(followed, size, options.pads, not options.nosmooth, longest_gap):
-            yield waiting.popleft(), box
-            boxes.append(box)
-    if not any(boxes):
-        raise InputError(f"--pads {' '.join(map(str, options.pads))} leave nothing of the face: use larger numbers")
+    for frame, box in located_once(options, source, count, threads, clock):
+        boxes.append(box)
+        yield frame, box
     for place, frame in clock.each("decode", source.repeated(count - len(boxes))):
         yield frame, boxes[place % len(boxes)]
+
+
+def located_once(
+    options: InferenceOptions, source: FrameSource, most: int, threads: Threads, clock: StageClock
+) -> Iterator[Located]:
+    """The first `most` frames, or as many as there are, with their boxes. Raises InputError as `located_frames`."""
+    given = constant_box(options.box, source.height, source.width)
+    threads.use_all()
+    decoded = ahead(clock.each("decode", source.frames()), DECODED_AHEAD if threads.workers else 0)
+    with closing(decoded):
+        frames = islice(decoded, most)
+        if given:
+            yield from ((frame, given) for frame in frames)
+            return
+        waiting: deque[np.ndarray] = deque()  # for their boxes
+        kept = (waiting.append(frame) or frame for frame in frames)
+        followed = _followed(options, source, kept, str(threads.device), clock)
+        size, longest_gap, any_box = (source.height, source.width), _longest_gap(source), False
+        for box in boxes_over_time(followed, size, options.pads, not options.nosmooth, longest_gap):
+            any_box = any_box or box is not None
+            yield waiting.popleft(), box
+    if not any_box:
+        raise InputError(f"--pads {' '.join(map(str, options.pads))} leave nothing of the face: use larger numbers")
 
 
 def _followed(

@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
 
 
-def _option(default: Any, text: str, **argument: Any) -> Any:
+def option(default: Any, text: str, **argument: Any) -> Any:
     """A field with its help text and whatever else argparse should know of it."""
     return field(default=default, metadata={"help": text, **argument})
 
@@ -33,60 +33,58 @@ class InferenceOptions:
 
     face: Path = field(metadata={"help": "video, or picture (jpg, jpeg, png), with the face"})
     audio: Path = field(metadata={"help": "speech: any file with an audio stream, a video too"})
-    checkpoint_path: Path | None = _option(None, "generator weights (default: the shipped ones)")
-    outfile: Path = _option(Path("results/result_voice.mp4"), "where the result goes")
-    static: bool = _option(False, "use only the first frame of the video")
-    fps: float = _option(25.0, "frames a second of the result; only for a picture")
-    pads: tuple[int, int, int, int] = _option(
+    checkpoint_path: Path | None = option(None, "generator weights (default: the shipped ones)")
+    outfile: Path = option(Path("results/result_voice.mp4"), "where the result goes")
+    static: bool = option(False, "use only the first frame of the video")
+    fps: float = option(25.0, "frames a second of the result; only for a picture")
+    pads: tuple[int, int, int, int] = option(
         (0, 10, 0, 0), "pixels by which the detected box grows; take in the chin", metavar=tuple("TBLR")
     )
-    face_det_batch_size: int = _option(16, "frames per batch of the face detector, halved when memory runs out")
-    wav2lip_batch_size: int = _option(128, "frames per batch of the generator, at most; halved when memory runs out")
-    resize_factor: int = _option(1, "width and height of the video are divided by this")
-    crop: tuple[int, int, int, int] = _option(
+    face_det_batch_size: int = option(16, "frames per batch of the face detector, halved when memory runs out")
+    wav2lip_batch_size: int = option(128, "frames per batch of the generator, at most; halved when memory runs out")
+    resize_factor: int = option(1, "width and height of the video are divided by this")
+    crop: tuple[int, int, int, int] = option(
         (0, -1, 0, -1),
         "part of the frame to use, in pixels after resizing and rotating; -1 = to the edge",
         metavar=tuple("TBLR"),
     )
-    box: tuple[int, int, int, int] = _option(
+    box: tuple[int, int, int, int] = option(
         DETECT,
         "constant face box instead of detection, in pixels after crop; -1 -1 -1 -1 = detect",
         metavar=tuple("TBLR"),
     )
-    rotate: bool = _option(False, "turn the video 90 degrees clockwise")
-    nosmooth: bool = _option(False, "do not average boxes over time")
-    blend: str = _option(
+    rotate: bool = option(False, "turn the video 90 degrees clockwise")
+    nosmooth: bool = option(False, "do not average boxes over time")
+    blend: str = option(
         "feather",
         "feather melts the generated face into the frame; paste puts the whole box in, as published",
         choices=BLENDS,
     )
-    lossless: bool = _option(False, "exact pixels and samples: FFV1 and PCM in a .mkv file")
-    crf: int = _option(18, "H.264 quality, 0 (best) to 51 (smallest)")
-    preset: str = _option("veryfast", "speed of the H.264 encoder: slower ones make smaller files", choices=PRESETS)
-    no_face: str = _option(
+    lossless: bool = option(False, "exact pixels and samples: FFV1 and PCM in a .mkv file")
+    crf: int = option(18, "H.264 quality, 0 (best) to 51 (smallest)")
+    preset: str = option("veryfast", "speed of the H.264 encoder: slower ones make smaller files", choices=PRESETS)
+    no_face: str = option(
         "keep",
         "frames without a face: keep bridges short gaps and passes the others through; error stops",
         choices=NO_FACE,
     )
-    face_index: int | None = _option(
+    face_index: int | None = option(
         None, "which face, from the left, counted from 0, in the first frame with faces (default: the largest)"
     )
-    audio_shift: float = _option(
+    audio_shift: float = option(
         0.0, "milliseconds; above 0 the mouth says what is heard that much later, so it moves earlier"
     )
-    device: str = _option("auto", "where the networks run: auto, cpu, cuda, cuda:1, ...")
-    precision: str = _option("fp32", "arithmetic of the generator", choices=PRECISIONS)
-    seed: int = _option(0, "of every random generator")
-    face_detector: str = _option(
-        "auto", "auto takes sfd when its weights are there, else centerface", choices=DETECTORS
-    )
-    det_every: int = _option(
+    device: str = option("auto", "where the networks run: auto, cpu, cuda, cuda:1, ...")
+    precision: str = option("fp32", "arithmetic of the generator", choices=PRECISIONS)
+    seed: int = option(0, "of every random generator")
+    face_detector: str = option("auto", "auto takes sfd when its weights are there, else centerface", choices=DETECTORS)
+    det_every: int = option(
         5, "the detector looks at every N-th frame, and at more where faces move or the picture cuts; 1 = at each"
     )
-    face_detector_size: int = _option(
+    face_detector_size: int = option(
         320, "longer side of a frame as the detector sees it, in pixels; 0 = its own (sfd: all, centerface: 640)"
     )
-    cache: Path | None = _option(None, "folder that keeps what the detector found, for the next run of the same video")
+    cache: Path | None = option(None, "folder that keeps what the detector found, for the next run of the same video")
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no input could make sense of. Lists become tuples, and texts paths."""

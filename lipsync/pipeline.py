@@ -22,14 +22,14 @@ import torch
 import audio
 from errors import InputError
 from face_detection.api import Box
-from lipsync import compositing
 from lipsync.batching import Batches
+from lipsync.compositing import BLENDS
 from lipsync.faces import spans
 from lipsync.locating import frame_limit, located_frames
 from lipsync.options import InferenceOptions
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads, in_parallel
-from lipsync.synthesis import Synthesizer, pick_device
+from lipsync.synthesis import CPU_BATCH, Synthesizer, pick_device
 from lipsync.video_writer import VideoWriter, result_path
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
@@ -37,8 +37,6 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 # Frame i gets the mel window that starts at its own time, plus this. In training a frame gets the window that starts
 # one frame (40 ms) earlier; published checkpoints are used with 0 all the same.
 WINDOW_START_OFFSET_MS = 0.0
-CPU_BATCH = 8  # frames a generator batch on the CPU: larger ones are no faster and only come later
-BLENDS = {"feather": compositing.feather, "paste": compositing.paste}
 
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and how many there are."""

@@ -12,6 +12,7 @@ from errors import InputError
 from models.checkpoint import DEFAULT_GENERATOR, load_generator
 from models.fuse import fold_batch_norm
 
+CPU_BATCH = 8  # frames a batch on the CPU: larger ones are no faster and only come later
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -116,25 +116,13 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         """Append a frame: (H, W, 3) uint8 BGR of the writer's size."""
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
-        picture = self._in_stream_format(picture)
+        picture = in_stream_format(picture, self._stream.pix_fmt, self._colour)
         picture.pts, picture.time_base = self._written, 1 / self._fps
         with disk_errors(self.path):
             self._container.mux(self._stream.encode(picture))
             self._written += 1
             if self._soundtrack:
                 self._soundtrack.mux_until(self._written / self._fps)
-
-    def _in_stream_format(self, picture: av.VideoFrame) -> av.VideoFrame:
-        if self._lossless:
-            return picture.reformat(format="bgr0")
-        matrix = self._colour.matrix
-        return picture.reformat(
-            format=self._stream.pix_fmt,
-            dst_colorspace=Colorspace.ITU601 if matrix == UNSPECIFIED else matrix,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=self._colour.range,
-            interpolation=CONVERSION,
-        )
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -163,6 +151,19 @@ class VideoWriter:
             except (av.error.FFmpegError, OSError, ValueError):
                 pass
         self._aside.unlink(missing_ok=True)
+
+
+def in_stream_format(picture: av.VideoFrame, pix_fmt: str, colour: Colour) -> av.VideoFrame:
+    """A BGR picture as an encoder takes it: in its pixel format, with the meaning that `colour` gives to values."""
+    if pix_fmt == "bgr0":
+        return picture.reformat(format=pix_fmt)
+    return picture.reformat(
+        format=pix_fmt,
+        dst_colorspace=Colorspace.ITU601 if colour.matrix == UNSPECIFIED else colour.matrix,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=colour.range,
+        interpolation=CONVERSION,
+    )
 
 
 def result_path(path: str | Path, lossless: bool) -> Path:

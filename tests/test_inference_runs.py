@@ -17,8 +17,9 @@ from media import noise, write_clip
 
 from audio import save_wav
 from errors import InputError
-from inference import main, parse
+from inference import main
 from lipsync import detection, locating, pipeline
+from lipsync.command_line import parse as parse_options
 from lipsync.faces import SMOOTHING_FRAMES
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
@@ -31,6 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def parse(argv: list[str]) -> InferenceOptions:
+    return parse_options(InferenceOptions, argv, "")
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
