@@ -41,9 +41,8 @@ def main(args: Namespace, folder: Path) -> None:
     milliseconds = 1000 * np.array(latencies)
     tenth = max(1, len(milliseconds) // 10)
     drift = np.median(milliseconds[-tenth:]) - np.median(milliseconds[:tenth])
-    print(
-        f"{args.seconds:g} s of {args.height}p, {len(latencies)} frames, {1000 * stream.lookahead:.0f} ms of sound ahead"
-    )
+    ahead = 1000 * stream.lookahead
+    print(f"{args.seconds:g} s of {args.height}p, {len(latencies)} frames, each with {ahead:.0f} ms of sound ahead")
     print(
         f"latency: median {np.median(milliseconds):.0f} ms, 95 % within {np.percentile(milliseconds, 95):.0f} ms, "
         f"at most {milliseconds.max():.0f} ms; the last tenth against the first {drift:+.1f} ms"

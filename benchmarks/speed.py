@@ -70,9 +70,8 @@ def main(args: Namespace, folder: Path) -> None:
             start = time.perf_counter()
             call()
             slow = (time.perf_counter() - start) / args.published
-            print(
-                f"{'published':12} {1000 * slow:.0f}, on {args.published} frames: {slow / whole.median:.1f} times as long"
-            )
+            ratio = slow / whole.median
+            print(f"{'published':12} {1000 * slow:.0f}, on {args.published} frames: {ratio:.1f} times as long")
 
 
 def show(seconds: Spread) -> str:
