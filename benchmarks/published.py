@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from face_detection.detection.sfd import SFDDetector, weights_path
 from face_detection.detection.sfd.net_s3fd import s3fd
@@ -31,6 +32,15 @@ class AsTrained(Synthesizer):
         self._model = load_generator(checkpoint or DEFAULT_GENERATOR)
 
 
+def random_s3fd() -> nn.Module:
+    """S3FD whose numbers keep their size from layer to layer: arithmetic on vanishing ones would be slower."""
+    network = s3fd()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return network
+
+
 def published_procedure(
     video: Path, speech: Path, checkpoint: Path | None, folder: Path, frames: int
 ) -> Callable[[], None]:
@@ -42,7 +52,7 @@ def published_procedure(
     weights = weights_path()
     if weights is None:
         weights = folder / "random_s3fd.pth"
-        torch.save(s3fd().state_dict(), weights)
+        torch.save(random_s3fd().state_dict(), weights)
     detector, generator = SFDDetector(weights_path=weights), AsTrained(checkpoint)
 
     def call() -> None:
