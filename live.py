@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from errors import InputError, run_script
 from lipsync.command_line import parse
-from lipsync.options import InferenceOptions, option
+from lipsync.options import LIVE_PRESET, PRESETS, InferenceOptions, option
 
 FORMATS = ("mpegts", "rawvideo")
 STANDARD = Path("-")
@@ -29,6 +29,7 @@ class LiveOptions(InferenceOptions):
 
     audio: Path = option(STANDARD, "raw sound, s16le at 16 kHz, mono: a pipe or file; - is standard input")
     outfile: Path = option(STANDARD, "where the stream goes: a pipe or file; - is standard output")
+    preset: str = option(LIVE_PRESET, "speed of the H.264 encoder: slower ones make smaller streams", choices=PRESETS)
     format: str = option(
         "mpegts", "mpegts has picture and sound; rawvideo has BGR frames alone, one after the other", choices=FORMATS
     )
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Stream as the command line says, until the sound ends or the player leaves."""
     options = parse(LiveOptions, sys.argv[1:] if argv is None else argv, __doc__, without=FILES_ONLY)
 
-    from lipsync.broadcast import RawStream, SoundPipe, TransportStream, broadcast  # heavy imports come after --help
+    from lipsync.broadcast import InBackground, RawStream, SoundPipe, TransportStream, broadcast  # heavy
     from lipsync.live import LipSyncStream
 
     used = {field.name for field in fields(InferenceOptions)} - {"face", "audio", "outfile", *FILES_ONLY}
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             raw = options.format == "rawvideo"
             out = RawStream(target) if raw else TransportStream(target, stream, options.crf, options.preset)
-            broadcast(stream, SoundPipe(source), out)
+            broadcast(stream, SoundPipe(source), InBackground(out))
         except OSError as error:
             if error.errno != errno.EPIPE:
                 raise

@@ -3,15 +3,31 @@
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 import audio
 from benchmarks.material import make_clip, make_speech
-from lipsync.broadcast import TransportStream
+from lipsync.broadcast import InBackground, TransportStream
 from lipsync.live import SAMPLE_RATE, LipSyncStream
+from lipsync.options import LIVE_PRESET, InferenceOptions
 
 CHUNK = 320  # samples: 20 ms, as a microphone gives them
+
+
+class Timed(TransportStream):
+    """Notes how long after its own time each frame has been encoded and written."""
+
+    begun = 0.0
+
+    def __init__(self, out: BinaryIO, stream: LipSyncStream, preset: str, latencies: list[float]):
+        super().__init__(out, stream, InferenceOptions.crf, preset)
+        self._latencies, self._frame_seconds = latencies, float(1 / stream.fps)
+
+    def write_frame(self, frame: np.ndarray, index: int) -> None:
+        super().write_frame(frame, index)
+        self._latencies.append(time.monotonic() - self.begun - index * self._frame_seconds)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,19 +40,20 @@ def main(args: Namespace, folder: Path) -> None:
     sound = audio.load_wav(make_speech(args.audio, folder / "speech.wav", args.seconds))
     settings = {"checkpoint_path": args.checkpoint_path} if args.checkpoint_path else {}
     stream = LipSyncStream(clip, **settings)
-    latencies = []
+    latencies: list[float] = []
     with (folder / "stream.ts").open("wb", buffering=0) as file:
-        out = TransportStream(file, stream, crf=18, preset="veryfast")
-        begun = time.monotonic()
+        transport = Timed(file, stream, LIVE_PRESET, latencies)
+        out = InBackground(transport)
+        transport.begun = begun = time.monotonic()
+        index = 0
         for end in range(CHUNK, len(sound) + 1, CHUNK):  # a chunk is there once its last sample has been spoken
             time.sleep(max(0, begun + end / SAMPLE_RATE - time.monotonic()))
             chunk = sound[end - CHUNK : end]
             stream.push(chunk)
             out.write_sound((chunk * 32767).astype(np.int16))
             for frame in stream.frames():
-                index = len(latencies)
                 out.write_frame(frame, index)
-                latencies.append(time.monotonic() - begun - float(index / stream.fps))
+                index += 1
         out.close()
     milliseconds = 1000 * np.array(latencies)
     tenth = max(1, len(milliseconds) // 10)

@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from lipsync.live import SAMPLE_RATE, LipSyncStream
+from lipsync.stages import Queue
 from lipsync.video_writer import in_stream_format
 
 BYTES_PER_SAMPLE = 2  # s16le
@@ -20,6 +21,7 @@ FIRST_SOUND_SECONDS = 0.5  # how long the first sound is waited for before silen
 LATE_SECONDS = 0.12  # behind the clock by more than this, the picture before is shown again
 KEYFRAME_SECONDS = 2
 AAC_BITS = 96_000  # a second
+QUEUED_CALLS = 4  # of a stream written in the background: two frames and their sound
 
 
 class SoundPipe:
@@ -137,10 +139,49 @@ class RawStream:
         self._out.flush()
 
 
+class InBackground:
+    """A stream that is written in a thread of its own, so that encoding a frame does not keep the next one waiting.
+
+    An error of that thread is raised by the next call.
+    """
+
+    def __init__(self, out: TransportStream | RawStream):
+        self._out, self._error = out, None
+        self._calls: Queue[tuple[Callable, tuple]] = Queue(QUEUED_CALLS)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def write_sound(self, pcm: np.ndarray) -> None:
+        self._do(self._out.write_sound, pcm)
+
+    def write_frame(self, frame: np.ndarray, index: int) -> None:
+        self._do(self._out.write_frame, frame, index)
+
+    def close(self) -> None:
+        """Finish what is waiting."""
+        self._do(self._out.close)
+        self._calls.close()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _do(self, function: Callable, *arguments: object) -> None:
+        if not self._calls.put((function, arguments)):
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            for function, arguments in self._calls:
+                function(*arguments)
+        except BaseException as error:
+            self._error = error
+            self._calls.close(discard=True)
+
+
 def broadcast(
     stream: LipSyncStream,
     sound: SoundPipe,
-    out: TransportStream | RawStream,
+    out: TransportStream | RawStream | InBackground,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:

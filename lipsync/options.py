@@ -17,6 +17,7 @@ BLENDS = ("feather", "paste")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
+LIVE_PRESET = "superfast"
 
 
 def option(default: Any, text: str, **argument: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import av
@@ -18,7 +19,7 @@ from audio import save_wav
 from errors import InputError
 from lipsync import broadcast as broadcasting
 from lipsync import live
-from lipsync.broadcast import RawStream, SoundPipe, TransportStream, broadcast
+from lipsync.broadcast import InBackground, RawStream, SoundPipe, TransportStream, broadcast
 from lipsync.live import LipSyncStream, ping_pong
 from lipsync.pipeline import mel_windows, run
 from lipsync.video import FrameReader
@@ -200,6 +201,26 @@ def test_silence_fills_a_stall_and_sound_begins_with_a_cushion():
     assert pipe.take(640)[-320:].all() and pipe.ended
 
 
+def test_what_goes_wrong_in_the_background_is_raised():
+    class Broken(Recorder):
+        def write_frame(self, frame, index):
+            raise BrokenPipeError(32, "the player has left")
+
+    before = set(threading.enumerate())
+    out = InBackground(Broken(Clock()))
+    with pytest.raises(BrokenPipeError):
+        for i in range(50):
+            out.write_sound(np.zeros(3, np.int16))
+            out.write_frame(np.zeros((2, 2, 3), np.uint8), i)
+    out = InBackground(Broken(Clock()))
+    out.write_frame(np.zeros((2, 2, 3), np.uint8), 0)
+    with pytest.raises(BrokenPipeError):
+        out.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_raw_frames_are_bgr_bytes():
     out, frame = io.BytesIO(), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     raw = RawStream(out)
@@ -224,7 +245,8 @@ def test_picture_and_sound_of_the_stream_are_in_step(inputs, painter):
     write_sound, write_frame = transport.write_sound, transport.write_frame
     transport.write_sound = lambda pcm: (recorder.write_sound(pcm), write_sound(pcm))
     transport.write_frame = lambda frame, index: (recorder.write_frame(frame, index), write_frame(frame, index))
-    broadcast(stream, SoundPipe(io.BytesIO(beep(1.0).tobytes())), transport, clock.now, clock.sleep)
+    sound = SoundPipe(io.BytesIO(beep(1.0).tobytes()))
+    broadcast(stream, sound, InBackground(transport), clock.now, clock.sleep)
     sent = np.flatnonzero(np.concatenate(recorder.sound))[0] / RATE
     check_in_step(out.getvalue(), recorder.frames, sent)
 
