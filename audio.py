@@ -3,6 +3,7 @@
 A mel spectrogram has 80 frames a second; the networks see windows of 16 of them (200 ms).
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from hparams import HParams, hparams
 MEL_STEP_SIZE = 16  # mel frames a window: 200 ms
 MEL_FRAMES_PER_SECOND = hparams.sample_rate / hparams.hop_size  # 80
 MIN_AMPLITUDE = 1e-5  # -100 dB: floor before the logarithm
+CHUNK_FRAMES = 1024  # spectrogram frames computed at once, so that long sounds take little memory
+# Slaney's mel scale: linear up to 1000 Hz, which is 15 mel, then logarithmic, 27 mel to a factor of 6.4.
+HZ_PER_MEL, BREAK_HZ, BREAK_MEL, LOG_STEP = 200 / 3, 1000.0, 15.0, np.log(6.4) / 27
 
 
 def load_wav(path: str | Path, sr: int = hparams.sample_rate) -> np.ndarray:
@@ -64,10 +68,8 @@ def save_wav(wav: np.ndarray, path: str | Path, sr: int = hparams.sample_rate) -
 
 
 def preemphasis(wav: np.ndarray, k: float = hparams.preemphasis) -> np.ndarray:
-    """y[n] = x[n] - k x[n-1], with x[-1] = 0."""
-    from scipy import signal
-
-    return signal.lfilter([1, -k], [1], wav)
+    """y[n] = x[n] - k x[n-1], with x[-1] = 0; float64."""
+    return _emphasised(np.asarray(wav), np.arange(len(wav)), k)
 
 
 def inv_preemphasis(wav: np.ndarray, k: float = hparams.preemphasis) -> np.ndarray:
@@ -79,7 +81,8 @@ def inv_preemphasis(wav: np.ndarray, k: float = hparams.preemphasis) -> np.ndarr
 
 def linearspectrogram(wav: np.ndarray, hp: HParams = hparams) -> np.ndarray:
     """Normalised magnitude spectrogram in dB of a (samples,) waveform: (1 + n_fft / 2, frames), in [-4, 4]."""
-    return _normalize(_amp_to_db(_magnitude(wav, hp)) - hp.ref_level_db, hp)
+    frames = _frame_count(len(wav), hp)
+    return np.concatenate([_in_db(magnitude, hp) for magnitude in _magnitudes(wav, 0, frames, hp)], axis=1)
 
 
 def melspectrogram(wav: np.ndarray, hp: HParams = hparams) -> np.ndarray:
@@ -93,8 +96,21 @@ def melspectrogram(wav: np.ndarray, hp: HParams = hparams) -> np.ndarray:
         raise InputError("the audio has samples that are not numbers (NaN or infinite): export it again")
     if wav.size <= hp.n_fft // 2:
         raise InputError(f"the audio lasts {1000 * wav.size / hp.sample_rate:.0f} ms: at least 200 ms are needed")
-    mel = _mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax) @ _magnitude(wav, hp)
-    return _normalize(_amp_to_db(mel) - hp.ref_level_db, hp).astype(np.float32)
+    return mel_frames(wav, 0, _frame_count(wav.size, hp), hp)
+
+
+def mel_frames(wav: np.ndarray, first: int, end: int, hp: HParams = hparams) -> np.ndarray:
+    """Frames `first` to `end` (exclusive) of `melspectrogram`: (num_mels, end - first) float32.
+
+    Frame t depends on the samples from t x hop_size - n_fft / 2 to t x hop_size + n_fft / 2 only.
+    """
+    mel = np.empty((hp.num_mels, end - first), np.float32)
+    done = 0
+    for magnitude in _magnitudes(wav, first, end, hp):
+        in_bands = mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax) @ magnitude
+        mel[:, done : done + magnitude.shape[1]] = _in_db(in_bands, hp)
+        done += magnitude.shape[1]
+    return mel
 
 
 def denormalize(spectrogram: np.ndarray, hp: HParams = hparams) -> np.ndarray:
@@ -120,21 +136,55 @@ def mel_window_starts(mel_frames: int, fps: float) -> list[int]:
     return [*starts, mel_frames - MEL_STEP_SIZE]
 
 
-def _magnitude(wav: np.ndarray, hp: HParams) -> np.ndarray:
-    """(1 + n_fft / 2, frames) magnitudes; reflect padding, as the published features were made with."""
-    import librosa
+def _frame_count(samples: int, hp: HParams) -> int:
+    return 1 + samples // hp.hop_size
 
-    emphasized = preemphasis(wav, hp.preemphasis)
-    return np.abs(
-        librosa.stft(emphasized, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, pad_mode="reflect")
-    )
+
+def _magnitudes(wav: np.ndarray, first: int, end: int, hp: HParams) -> Iterator[np.ndarray]:
+    """(1 + n_fft / 2, n) magnitudes, `CHUNK_FRAMES` at most at once.
+
+    Frames are centred and the sound is mirrored at its ends, as the published features were made.
+    """
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(hp.win_size) / hp.win_size)  # Hann, periodic
+    for start in range(first, end, CHUNK_FRAMES):
+        stop = min(end, start + CHUNK_FRAMES)
+        places = np.arange(start * hp.hop_size, (stop - 1) * hp.hop_size + hp.n_fft) - hp.n_fft // 2
+        places = np.abs(places)
+        places = np.where(places < len(wav), places, 2 * (len(wav) - 1) - places)
+        emphasised = _emphasised(wav, places, hp.preemphasis)
+        frames = np.lib.stride_tricks.sliding_window_view(emphasised, hp.n_fft)[:: hp.hop_size]
+        yield np.abs(np.fft.rfft(frames * window, axis=1)).T
+
+
+def _emphasised(wav: np.ndarray, places: np.ndarray, k: float) -> np.ndarray:
+    """`preemphasis` of a waveform at some of its samples."""
+    before = np.where(places > 0, wav[places - 1].astype(np.float64), 0)
+    return wav[places].astype(np.float64) - k * before
 
 
 @lru_cache(maxsize=4)
-def _mel_filterbank(sr: int, n_fft: int, num_mels: int, fmin: float, fmax: float) -> np.ndarray:
-    import librosa
+def mel_filterbank(sr: int, n_fft: int, num_mels: int, fmin: float, fmax: float) -> np.ndarray:
+    """Triangles of equal area between points equally far apart in mel (Slaney): (num_mels, 1 + n_fft / 2) float32."""
+    edges = _to_hz(np.linspace(*_to_mel(np.array([fmin, fmax], np.float64)), num_mels + 2))
+    frequencies = np.fft.rfftfreq(n_fft, 1 / sr)
+    widths = np.diff(edges)[:, None]
+    distances = edges[:, None] - frequencies
+    triangles = np.maximum(0, np.minimum(-distances[:-2] / widths[:-1], distances[2:] / widths[1:]))
+    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
-    return librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=num_mels, fmin=fmin, fmax=fmax)
+
+def _to_mel(hz: np.ndarray) -> np.ndarray:
+    logarithmic = BREAK_MEL + np.log(np.maximum(hz, BREAK_HZ) / BREAK_HZ) / LOG_STEP
+    return np.where(hz < BREAK_HZ, hz / HZ_PER_MEL, logarithmic)
+
+
+def _to_hz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < BREAK_MEL, mel * HZ_PER_MEL, BREAK_HZ * np.exp(LOG_STEP * (mel - BREAK_MEL)))
+
+
+def _in_db(magnitude: np.ndarray, hp: HParams) -> np.ndarray:
+    """Magnitudes to normalised decibels in [-4, 4]."""
+    return _normalize(_amp_to_db(magnitude) - hp.ref_level_db, hp)
 
 
 def _amp_to_db(magnitude: np.ndarray) -> np.ndarray:

@@ -32,8 +32,8 @@ class FaceAlignment:
 
     `face_detector`: "sfd" (S3FD), "centerface", or "auto": S3FD when its weights are there (see
     `face_detection.detection.sfd`), else CenterFace. `device`: where S3FD runs; CenterFace runs on the CPU
-    always. `verbose` prints the detector's name. Further keywords are settings of that detector: `weights_path`
-    and `threshold`, and `size` for CenterFace. `landmarks_type`, `network_size` and `flip_input` are
+    always. `verbose` prints the detector's name. Further keywords are settings of that detector:
+    `weights_path`, `threshold` and `size`. `landmarks_type`, `network_size` and `flip_input` are
     accepted and change nothing.
 
     Raises InputError for an unknown detector, absent or unusable weights, and settings out of range.

@@ -100,3 +100,6 @@ def _smoothstep(t: np.ndarray) -> np.ndarray:
     """0 below 0, 1 above 1, between them without a kink at either end."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
+
+
+BLENDS = {"feather": feather, "paste": paste}

@@ -1,7 +1,9 @@
 """Who is who: detections of every frame joined into tracks, and the one track chain that a run follows."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,27 +14,24 @@ MAX_DRIFT = 1.0  # face sizes between the places where a face was lost and found
 NO_TRACK = -1
 
 
-@dataclass(frozen=True)
-class FollowedFace:
-    """The face that a run follows, one entry a frame.
+class Sighting(NamedTuple):
+    """The face that a run follows, in one frame.
 
     Attributes:
-        boxes: (n, 4) float32 x1, y1, x2, y2 as detected; rows without a face are NaN.
-        tracks: (n,) int, which track the box is of, `NO_TRACK` where there is none. Where it changes, the
-            picture cut to another place or person.
+        box: (4,) float32 x1, y1, x2, y2 as detected; None where it is not seen.
+        track: which track the box is of, `NO_TRACK` where there is none. Where it changes, the picture cut to
+            another place or person.
     """
 
-    boxes: np.ndarray
-    tracks: np.ndarray
-
-    @property
-    def present(self) -> np.ndarray:
-        """(n,) bool."""
-        return self.tracks != NO_TRACK
+    box: np.ndarray | None
+    track: int
 
 
-def follow(detections: Sequence[np.ndarray], lost_after: int, face_index: int | None = None) -> FollowedFace:
-    """Choose a face and follow it.
+UNSEEN = Sighting(None, NO_TRACK)
+
+
+def follow(detections: Iterable[np.ndarray], lost_after: int, face_index: int | None = None) -> Iterator[Sighting]:
+    """Choose a face and follow it: one `Sighting` a frame, at most `lost_after` + 1 frames behind the detections.
 
     The face is the largest of the first frame that has any, or the `face_index`-th from the left there, counted from
     0. It is followed by overlap. Once it stays away for more than `lost_after` frames, or for good, the nearest
@@ -43,29 +42,43 @@ def follow(detections: Sequence[np.ndarray], lost_after: int, face_index: int | 
         detections: per frame (n, 5) x1, y1, x2, y2, score.
         lost_after: frames.
 
-    Raises InputError when there is no face in any frame, or none of that index.
+    Raises InputError when there is no face in any frame, or none of that index in the first frame with faces.
     """
-    start = next((i for i, faces in enumerate(detections) if len(faces)), None)
-    if start is None:
+    coming = _label(detections)
+    ahead: deque[tuple[np.ndarray, list[int]]] = deque()
+    recent: deque[list[int]] = deque(maxlen=lost_after + 1)  # tracks of the frames before
+    current, last_box, away, companions = NO_TRACK, None, 0, set()
+    while _fill(ahead, coming, 1):
+        faces, found = ahead.popleft()
+        if current == NO_TRACK and len(faces):
+            current = found[_first_choice(faces, face_index)]
+        seen = current in found
+        if not seen and current != NO_TRACK:
+            if not away:
+                companions = set().union(*recent)
+            away += 1
+            newcomers = [k for k, track in enumerate(found) if track not in companions]
+            if newcomers and not _returns(current, ahead, coming, within=lost_after + 1 - away):
+                current = found[min(newcomers, key=lambda k: _drift(last_box, faces[k]))]
+                seen = True
+        recent.append(found)
+        if seen:
+            away, last_box = 0, faces[found.index(current)]
+        yield Sighting(last_box[:4], current) if seen else UNSEEN
+    if current == NO_TRACK:
         raise InputError("no face was found in any frame: use another video, or give the place with --box")
-    labels = _label(detections)
-    current = labels[start][_first_choice(detections[start], face_index)]
-    followed = FollowedFace(np.full((len(detections), 4), np.nan, np.float32), np.full(len(detections), NO_TRACK))
-    sightings = _sightings(labels)
-    last_box, last_seen = None, start
-    for i in range(start, len(detections)):
-        if current not in labels[i]:
-            away_until = next((seen for seen in sightings[current] if seen > i), None)
-            if away_until is not None and away_until - last_seen - 1 <= lost_after:
-                continue
-            companions = set().union(*labels[max(0, last_seen - lost_after) : last_seen + 1])
-            newcomers = [k for k, label in enumerate(labels[i]) if label not in companions]
-            if not newcomers:
-                continue
-            current = labels[i][min(newcomers, key=lambda k: _drift(last_box, detections[i][k]))]
-        last_box, last_seen = detections[i][labels[i].index(current)], i
-        followed.boxes[i], followed.tracks[i] = last_box[:4], current
-    return followed
+
+
+def _fill(ahead: deque, coming: Iterator, count: int) -> bool:
+    """Take from `coming` until `ahead` holds `count`; whether it holds any."""
+    ahead.extend(islice(coming, max(0, count - len(ahead))))
+    return bool(ahead)
+
+
+def _returns(track: int, ahead: deque, coming: Iterator, within: int) -> bool:
+    """Whether a track is seen in the next `within` frames."""
+    _fill(ahead, coming, within)
+    return any(track in found for _, found in islice(ahead, max(0, within)))
 
 
 def _first_choice(faces: np.ndarray, face_index: int | None) -> int:
@@ -79,24 +92,22 @@ def _first_choice(faces: np.ndarray, face_index: int | None) -> int:
     return int(np.argsort(faces[:, 0] + faces[:, 2], kind="stable")[face_index])
 
 
-def _label(detections: Sequence[np.ndarray]) -> list[list[int]]:
-    """Track number of every detection of every frame."""
-    labels: list[list[int]] = []
+def _label(detections: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Each frame's detections with the track number of each."""
     last_boxes: list[np.ndarray] = []  # of every track so far
     previous: set[int] = set()  # tracks of the frame before
     for faces in detections:
         found = [NO_TRACK] * len(faces)
         # Those just seen come first, by overlap; then whoever was lost, by place and size.
-        _match(found, faces, sorted(previous), last_boxes, lambda a, b: 1 - _overlap(a, b), 1 - MIN_OVERLAP)
+        _match(found, faces, sorted(previous), last_boxes, lambda a, b: 1 - overlap(a, b), 1 - MIN_OVERLAP)
         _match(found, faces, range(len(last_boxes)), last_boxes, _drift, MAX_DRIFT)
         for k, box in enumerate(faces):
             if found[k] == NO_TRACK:
                 found[k] = len(last_boxes)
                 last_boxes.append(box)
             last_boxes[found[k]] = box
-        labels.append(found)
+        yield faces, found
         previous = set(found) or previous
-    return labels
 
 
 def _match(
@@ -118,16 +129,7 @@ def _match(
             found[k] = track
 
 
-def _sightings(labels: list[list[int]]) -> dict[int, list[int]]:
-    """Frames in which each track is seen, in order."""
-    frames: dict[int, list[int]] = {}
-    for i, found in enumerate(labels):
-        for track in found:
-            frames.setdefault(track, []).append(i)
-    return frames
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

@@ -16,7 +16,7 @@ from lipsync.soundtrack import Soundtrack
 from lipsync.video_reader import Colour
 
 DEFAULT_CRF = 18  # H.264 constant rate factor: visually lossless for most material
-PRESET = "fast"
+DEFAULT_PRESET = "veryfast"
 FASTSTART_SUFFIXES = (".mp4", ".mov", ".m4v")  # containers whose index is moved to the front, for streaming
 # Rounded to the nearest value at full resolution: swscale's default darkens by half a level.
 CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -39,6 +39,7 @@ class VideoWriter:
         fps: frames a second.
         speech: file whose first audio stream becomes the sound, in its own quality; None for a silent video.
         crf: H.264 quality, 0 (best) to 51.
+        preset: of x264: how much work goes into small files.
         colour: how YUV values are to be meant, usually the source's.
         pixel_aspect: width of a pixel over its height.
         lossless: exact pixels and samples.
@@ -57,6 +58,7 @@ class VideoWriter:
         speech: str | Path | None = None,
         *,
         crf: int = DEFAULT_CRF,
+        preset: str = DEFAULT_PRESET,
         colour: Colour | None = None,
         pixel_aspect: Fraction = Fraction(1),
         lossless: bool = False,
@@ -70,7 +72,7 @@ class VideoWriter:
         try:
             with disk_errors(self.path):
                 self._container = self._open()
-                self._stream = self._add_video(crf, pixel_aspect)
+                self._stream = self._add_video({"crf": str(crf), "preset": preset}, pixel_aspect)
                 if speech is not None:
                     self._soundtrack = Soundtrack(speech, self._container, lossless)
         except BaseException:
@@ -89,9 +91,9 @@ class VideoWriter:
             raise InputError(f"{self.path} is the name of a picture: use .mp4, .mov or .mkv")
         return container
 
-    def _add_video(self, crf: int, pixel_aspect: Fraction) -> av.VideoStream:
+    def _add_video(self, options: dict[str, str], pixel_aspect: Fraction) -> av.VideoStream:
         height, width = self._size
-        codec, options = "libx264", {"crf": str(crf), "preset": PRESET}
+        codec = "libx264"
         if self._lossless:
             codec, options = "ffv1", {"level": "3", "slicecrc": "1"}
         try:
@@ -114,25 +116,13 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         """Append a frame: (H, W, 3) uint8 BGR of the writer's size."""
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="bgr24")
-        picture = self._in_stream_format(picture)
+        picture = in_stream_format(picture, self._stream.pix_fmt, self._colour)
         picture.pts, picture.time_base = self._written, 1 / self._fps
         with disk_errors(self.path):
             self._container.mux(self._stream.encode(picture))
             self._written += 1
             if self._soundtrack:
                 self._soundtrack.mux_until(self._written / self._fps)
-
-    def _in_stream_format(self, picture: av.VideoFrame) -> av.VideoFrame:
-        if self._lossless:
-            return picture.reformat(format="bgr0")
-        matrix = self._colour.matrix
-        return picture.reformat(
-            format=self._stream.pix_fmt,
-            dst_colorspace=Colorspace.ITU601 if matrix == UNSPECIFIED else matrix,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=self._colour.range,
-            interpolation=CONVERSION,
-        )
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -161,6 +151,19 @@ class VideoWriter:
             except (av.error.FFmpegError, OSError, ValueError):
                 pass
         self._aside.unlink(missing_ok=True)
+
+
+def in_stream_format(picture: av.VideoFrame, pix_fmt: str, colour: Colour) -> av.VideoFrame:
+    """A BGR picture as an encoder takes it: in its pixel format, with the meaning that `colour` gives to values."""
+    if pix_fmt == "bgr0":
+        return picture.reformat(format=pix_fmt)
+    return picture.reformat(
+        format=pix_fmt,
+        dst_colorspace=Colorspace.ITU601 if colour.matrix == UNSPECIFIED else colour.matrix,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=colour.range,
+        interpolation=CONVERSION,
+    )
 
 
 def result_path(path: str | Path, lossless: bool) -> Path:

@@ -87,7 +87,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
-    """Copy weights into a network of the same names and shapes. Raises InputError for those of another network."""
+    """Copy weights into a network of the same names and shapes; one on the "meta" device takes the tensors themselves.
+
+    Raises InputError for weights of another network.
+    """
     expected = network.state_dict()
     misfits = expected.keys() ^ state_dict.keys()
     misfits |= {name for name in expected.keys() & state_dict.keys() if expected[name].shape != state_dict[name].shape}
@@ -96,7 +99,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Tensor], path: str | 
             f"checkpoint {path} is of another network than {type(network).__name__}: "
             f"{len(misfits)} of {len(expected)} tensors differ, such as {min(misfits)}; use the file made for it"
         )
-    network.load_state_dict(state_dict)
+    network.load_state_dict(state_dict, assign=any(parameter.is_meta for parameter in network.parameters()))
 
 
 def load_network(kind: type[Network], path: str | Path, device: str | torch.device = "cpu") -> Network:
@@ -109,7 +112,8 @@ def build_network(kind: type[Network], checkpoint: dict[str, Any], path: Path) -
     """The network of a checkpoint that has been read already, on the CPU."""
     dims = ModelDims.from_checkpoint(checkpoint, path)
     try:
-        network = kind(dims.img_size, dims.width)
+        with torch.device("meta"):  # no random weights are drawn that would be overwritten at once
+            network = kind(dims.img_size, dims.width)
     except ValueError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
     load_weights(network, checkpoint["state_dict"], path)

@@ -8,7 +8,7 @@ import torch
 from media import noise, portrait, write_clip
 
 from audio import save_wav
-from lipsync import pipeline
+from lipsync import detection, pipeline
 from lipsync.options import InferenceOptions
 from models import Wav2Lip
 from models.checkpoint import save_checkpoint
@@ -16,6 +16,7 @@ from models.checkpoint import save_checkpoint
 FRAME_SIZE = (160, 240)  # rows, columns
 FACE_AT = (60, 20)  # column and row of the portrait's corner
 FACE_SIZE = 128
+EVERY_FRAME = {"det_every": 1, "face_detector_size": 0}
 
 
 def scene(index: int = 0, with_face: bool = True, size: tuple[int, int] = FRAME_SIZE) -> np.ndarray:
@@ -41,7 +42,7 @@ def make_inputs(folder: Path) -> Path:
 def options(folder: Path, outfile: Path, **changes) -> InferenceOptions:
     given = {"face": "face.mp4", "audio": "speech.wav", "checkpoint_path": "generator.pth"}
     paths = {name: folder / changes.pop(name, file) for name, file in given.items()}
-    return InferenceOptions(**paths, outfile=outfile, **changes)
+    return InferenceOptions(**paths, outfile=outfile, **EVERY_FRAME | changes)
 
 
 class Painter:
@@ -84,5 +85,5 @@ def stand_in(monkeypatch, boxes_of=lambda i: [(60, 20, 160, 140, 0.9)], painter:
     """Replace generator and detector of the pipeline."""
     painter = painter or Painter()
     monkeypatch.setattr(pipeline, "Synthesizer", lambda *_: painter)
-    monkeypatch.setattr(pipeline, "FaceAlignment", Script(boxes_of))
+    monkeypatch.setattr(detection, "FaceAlignment", Script(boxes_of))
     return painter

@@ -1,6 +1,9 @@
 """Audio features against the published numbers, and waveforms that cannot be used."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +50,34 @@ def test_reflect_padding_keeps_the_first_frame_like_the_second():
     mel = audio.melspectrogram(tone(1.0))
     loudest = mel[:, 10].argmax()
     assert abs(mel[loudest, 0] - mel[loudest, 10]) < 0.3  # zero padding would halve it: 0.5 of the scale
+
+
+def test_mel_equals_librosas():
+    """Which the published features were made with; not needed to run."""
+    librosa = pytest.importorskip("librosa")
+    wav = np.random.default_rng(0).uniform(-0.5, 0.5, 16000).astype(np.float32)
+    bands = librosa.filters.mel(sr=16000, n_fft=800, n_mels=80, fmin=55, fmax=7600)
+    np.testing.assert_allclose(audio.mel_filterbank(16000, 800, 80, 55, 7600), bands, atol=1e-8)
+    spectrum = np.abs(
+        librosa.stft(audio.preemphasis(wav), n_fft=800, hop_length=200, win_length=800, pad_mode="reflect")
+    )
+    db = 20 * np.log10(np.maximum(1e-5, bands @ spectrum)) - 20
+    np.testing.assert_allclose(audio.melspectrogram(wav), np.clip(8 * (db + 100) / 100 - 4, -4, 4), atol=1e-5)
+
+
+def test_long_sound_is_computed_in_parts_that_fit_together(monkeypatch):
+    wav = np.random.default_rng(0).uniform(-0.5, 0.5, 20000).astype(np.float32)
+    whole = audio.melspectrogram(wav)
+    monkeypatch.setattr(audio, "CHUNK_FRAMES", 7)
+    np.testing.assert_allclose(audio.melspectrogram(wav), whole, atol=1e-5)
+    np.testing.assert_allclose(audio.mel_frames(wav, 30, 53), whole[:, 30:53], atol=1e-5)
+
+
+def test_features_load_nothing_slow():
+    script = "import sys, numpy, audio; audio.melspectrogram(numpy.zeros(9999)); print('scipy' in sys.modules)"
+    root = Path(audio.__file__).parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_preemphasis_has_an_inverse():

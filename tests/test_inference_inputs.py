@@ -217,6 +217,11 @@ def test_box_and_crop_outside_or_inverted(refused, options):
         ({"fps": 0}, "--fps"),
         ({"fps": "nan"}, "--fps"),
         ({"crf": 99}, "--crf"),
+        ({"preset": "warp"}, "--preset"),
+        ({"det_every": 0}, "--det_every"),
+        ({"face_detector_size": 31}, "--face_detector_size"),
+        ({"face_detector_size": -1}, "--face_detector_size"),
+        ({"cache": "/dev/null", "box": None}, "--cache /dev/null"),
         ({"device": "cuda:77"}, "--device"),
         ({"device": "toaster"}, "--device"),
         ({"face_index": 5, "box": None}, "--face_index 5"),
@@ -335,7 +340,8 @@ def test_leading_dash_and_the_script_itself(inputs, tmp_path):
 def test_help_is_quick_and_names_every_flag():
     published = "checkpoint_path face audio outfile static fps pads face_det_batch_size wav2lip_batch_size "
     published += "resize_factor crop box rotate nosmooth"
-    added = "blend lossless crf no_face face_index audio_shift device precision seed face_detector"
+    added = "blend lossless crf no_face face_index audio_shift device precision seed face_detector "
+    added += "preset det_every face_detector_size cache"
     script = "import sys, inference\ntry: inference.main(['--help'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"

@@ -1,7 +1,10 @@
 """Runs of inference with stand-ins for detector and generator: the command line, bookkeeping of frames, resources."""
 
+import itertools
+import signal
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from media import noise, write_clip
 
 from audio import save_wav
 from errors import InputError
-from inference import main, parse
-from lipsync import pipeline
+from inference import main
+from lipsync import detection, locating, pipeline
+from lipsync.command_line import parse as parse_options
+from lipsync.faces import SMOOTHING_FRAMES
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
 from lipsync.source import FrameSource
@@ -27,6 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def parse(argv: list[str]) -> InferenceOptions:
+    return parse_options(InferenceOptions, argv, "")
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -53,14 +62,16 @@ class TestCommandLine:
         words = (
             "--face f --audio a --outfile o.mp4 --checkpoint_path c --static --fps 30 --pads 1 -2 3 4 "
             "--face_det_batch_size 2 --wav2lip_batch_size 3 --resize_factor 2 --crop 0 -1 5 -1 --box 1 2 3 4 --rotate "
-            "--nosmooth --blend paste --lossless --crf 20 --no_face error --face_index 1 --face_detector centerface "
+            "--nosmooth --blend paste --lossless --crf 20 --preset slow --no_face error --face_index 1 "
+            "--face_detector centerface --det_every 3 --face_detector_size 480 --cache d "
             "--audio_shift -40 --device cpu --precision bf16 --seed 7"
         )
         expected = InferenceOptions(
             face="f", audio="a", outfile="o.mp4", checkpoint_path="c", static=True, fps=30, pads=(1, -2, 3, 4),
             face_det_batch_size=2, wav2lip_batch_size=3, resize_factor=2, crop=(0, -1, 5, -1), box=(1, 2, 3, 4),
-            rotate=True, nosmooth=True, blend="paste", lossless=True, crf=20, no_face="error", face_index=1,
-            face_detector="centerface", audio_shift=-40, device="cpu", precision="bf16", seed=7,
+            rotate=True, nosmooth=True, blend="paste", lossless=True, crf=20, preset="slow", no_face="error",
+            face_index=1, face_detector="centerface", det_every=3, face_detector_size=480, cache="d", audio_shift=-40,
+            device="cpu", precision="bf16", seed=7,
         )  # fmt: skip
         assert parse(words.split()) == expected
 
@@ -118,7 +129,7 @@ class TestResult:
         write_clip(tmp_path / "long.mp4", [scene(i) for i in range(60)])
         stand_in(monkeypatch)
         run(options(inputs, tmp_path / "out.mp4", face=tmp_path / "long.mp4"))
-        assert pipeline.FaceAlignment.seen == 15
+        assert detection.FaceAlignment.seen == 15
 
     def test_geometry_options(self, inputs, tmp_path):
         plain = frames_of(inputs / "face.mp4")[0]
@@ -140,9 +151,9 @@ class TestFaces:
 
     def test_frames_without_a_face_pass_unchanged_and_are_listed(self, inputs, tmp_path, monkeypatch, capsys):
         stand_in(monkeypatch, self.away)
-        monkeypatch.setattr(pipeline, "GAP_SECONDS", 0.1)
+        monkeypatch.setattr(locating, "GAP_SECONDS", 0.1)
         words = ["--face", inputs / "face.mp4", "--audio", inputs / "speech.wav", "--outfile", tmp_path / "out.mp4"]
-        main([*map(str, words), "--lossless"])
+        main([*map(str, words), "--lossless", "--det_every", "1"])
         printed = capsys.readouterr().out
         assert f"{tmp_path / 'out.mkv'}" in printed
         assert printed.splitlines()[-1] == "no face found, original frames kept: 0.12-0.32 s"
@@ -171,7 +182,7 @@ class TestFaces:
 
     def test_constant_box_needs_no_detector(self, inputs, tmp_path, monkeypatch):
         stand_in(monkeypatch)
-        monkeypatch.setattr(pipeline, "FaceAlignment", None)
+        monkeypatch.setattr(detection, "FaceAlignment", None)
         result = run(options(inputs, tmp_path / "out.mp4", box=(10, 60, 20, 90), blend="paste", lossless=True))
         for frame in frames_of(result.outfile):
             assert painted(frame)[10:60, 20:90].all() and painted(frame).sum() == 50 * 70
@@ -179,7 +190,7 @@ class TestFaces:
 
 class TestResources:
     def test_memory_does_not_grow_with_length(self, inputs, tmp_path, monkeypatch):
-        """Frames alive at any time are bounded by the batch, however long speech and video are."""
+        """Frames alive at any time are bounded by batches and queues, however long speech and video are."""
         alive, most = weakref.WeakSet(), []
 
         class Counted(np.ndarray):
@@ -197,13 +208,15 @@ class TestResources:
         stand_in(monkeypatch)
         monkeypatch.setattr(FrameSource, "frames", counting)
         changes = {"audio": tmp_path / "long.wav", "wav2lip_batch_size": 4, "face_det_batch_size": 4}
-        result = run(options(inputs, tmp_path / "out.mp4", **changes))
-        assert result.frames == 197 and len(most) == 150 + 150 + 47 and max(most) <= 2 * 4 + 2
+        result = run(options(inputs, tmp_path / "out.mp4", **changes), workers=2)
+        assert result.frames == len(most) == 197
+        batches = 1 + 1 + 2 + 2  # looked at, gathered, and generated by two workers
+        assert max(most) <= locating.DECODED_AHEAD + SMOOTHING_FRAMES + 4 * batches + 4
 
     def test_large_pictures_make_smaller_batches(self, inputs, tmp_path, monkeypatch):
         painter = stand_in(monkeypatch)
-        monkeypatch.setattr(pipeline, "HELD_BYTES", 3 * FRAME_SIZE[0] * FRAME_SIZE[1] * 3)
-        run(options(inputs, tmp_path / "out.mp4"))
+        monkeypatch.setattr(locating, "HELD_BYTES", 3 * 6 * FRAME_SIZE[0] * FRAME_SIZE[1] * 3)
+        run(options(inputs, tmp_path / "out.mp4"), workers=2)
         assert max(painter.batches) == 3
 
     def test_batches_are_halved_when_memory_runs_out(self, inputs, tmp_path, monkeypatch, capsys):
@@ -239,3 +252,74 @@ class TestResources:
         with pytest.raises(KeyboardInterrupt):
             run(options(inputs, tmp_path / "out.mp4"))
         assert (tmp_path / "out.mp4").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+class TestSideBySide:
+    """Stages in threads: the same result as one after the other, and one clean end whatever happens."""
+
+    def frames(self, inputs: Path, outfile: Path, workers: int, **changes) -> list[np.ndarray]:
+        result = run(options(inputs, outfile, lossless=True, wav2lip_batch_size=4, **changes), workers=workers)
+        return frames_of(result.outfile)
+
+    @pytest.mark.parametrize("changes", [{}, {"det_every": 4, "face_detector_size": 160}, {"static": True}])
+    def test_threads_change_nothing(self, inputs, tmp_path, changes):
+        one_by_one = self.frames(inputs, tmp_path / "a.mkv", 0, **changes)
+        for workers in (1, 3):
+            assert np.array_equal(one_by_one, self.frames(inputs, tmp_path / "b.mkv", workers, **changes))
+
+    @pytest.mark.parametrize("broken", ["decode", "detect", "generate", "encode"])
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_an_error_in_any_stage_ends_all_of_them(self, inputs, tmp_path, monkeypatch, broken, error):
+        before = set(threading.enumerate())
+
+        def breaks_after(calls: int, function):
+            count = itertools.count()
+
+            def called(*arguments, **named):
+                if next(count) >= calls:
+                    raise error("here")
+                return function(*arguments, **named)
+
+            return called
+
+        painter = stand_in(monkeypatch)
+        if broken == "decode":
+            monkeypatch.setattr(FrameSource, "_prepare", breaks_after(6, FrameSource._prepare))
+        elif broken == "detect":
+            script = detection.FaceAlignment
+            monkeypatch.setattr(script, "detect_faces", breaks_after(2, script.detect_faces), raising=False)
+        elif broken == "generate":
+            monkeypatch.setattr(pipeline, "Synthesizer", lambda *_: Failing(breaks_after(1, painter)))
+        else:
+            monkeypatch.setattr(pipeline.VideoWriter, "write", breaks_after(3, pipeline.VideoWriter.write))
+        threads = torch.get_num_threads(), cv2.getNumThreads()
+        with pytest.raises(error, match="here"):
+            run(options(inputs, tmp_path / "out.mp4", wav2lip_batch_size=2, face_det_batch_size=2))
+        assert list(tmp_path.iterdir()) == []
+        assert set(threading.enumerate()) == before
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == threads
+
+    def test_control_c_ends_the_program_in_one_line(self, inputs, tmp_path):
+        save_wav(noise(60), tmp_path / "long.wav")
+        words = ["--face", inputs / "face.mp4", "--audio", tmp_path / "long.wav", "--outfile", tmp_path / "out.mp4"]
+        words += ["--checkpoint_path", inputs / "generator.pth"]
+        running = subprocess.Popen(
+            [sys.executable, str(ROOT / "inference.py"), *map(str, words)], stderr=subprocess.PIPE, text=True
+        )
+        shown = running.stderr.read(1)  # the progress bar: frames are being made
+        running.send_signal(signal.SIGINT)
+        told = shown + running.stderr.read()
+        assert running.wait() == 130
+        assert told.rstrip().endswith("error: interrupted") and "Traceback" not in told
+        assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+class Failing(Painter):
+    """A generator that calls a function which fails some time."""
+
+    def __init__(self, function):
+        super().__init__()
+        self._function = function
+
+    def __call__(self, inputs):
+        return self._function(inputs)

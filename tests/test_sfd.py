@@ -230,6 +230,23 @@ class TestDetector:
         expected = np.load(parity / "s3fd_decode.npz")["rects"].tolist()
         assert [[-1] * 4 if box is None else list(box) for box in boxes] == expected
 
+    def test_a_reduced_size_gives_boxes_of_the_whole_frame(self, weights: Path, parity: Path):
+        shapes = []
+
+        def network(seen: torch.Tensor) -> list[torch.Tensor]:
+            shapes.append(tuple(seen.shape))
+            return [torch.from_numpy(m) for m in parity_maps(parity)]
+
+        found = []
+        for size, frame in ((0, (256, 320, 3)), (320, (512, 640, 3))):
+            aligner = FaceAlignment(face_detector="sfd", weights_path=weights, size=size)
+            aligner.face_detector.network = network
+            found.append(aligner.detect_faces(np.zeros((3, *frame), np.uint8)))
+        assert shapes == [(3, 3, 256, 320)] * 2
+        for whole, reduced in zip(*found, strict=True):
+            np.testing.assert_allclose(reduced[:, :4], 2 * whole[:, :4], rtol=1e-6)
+            np.testing.assert_array_equal(reduced[:, 4], whole[:, 4])
+
     def test_a_batch_equals_its_frames_one_by_one(self, weights: Path):
         detector = SFDDetector(weights_path=weights, threshold=0.2)
         frames = np.random.default_rng(0).integers(0, 256, (2, 40, 56, 3), dtype=np.uint8)

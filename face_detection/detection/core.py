@@ -3,7 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
+
+from errors import InputError
+
+SMALLEST_SIZE = 32  # pixels
 
 
 class FaceDetector(ABC):
@@ -16,6 +21,30 @@ class FaceDetector(ABC):
         Returns N float32 arrays (n, 5): x1, y1, x2, y2 in pixels of the frame, neither rounded nor clipped to
         it, and the score in [0, 1]; best first, (0, 5) where there is no face.
         """
+
+
+def check_size(size: int) -> None:
+    """Raise InputError for a size that `shrink` cannot make use of."""
+    if size < 0 or 0 < size < SMALLEST_SIZE:
+        raise InputError(
+            f"face detection size {size} is out of range: use 0 (full size) or at least {SMALLEST_SIZE} pixels"
+        )
+
+
+def shrink(image: np.ndarray, size: int) -> np.ndarray:
+    """`image` (H, W, 3) with its longer side at most `size` pixels (0: as it is), aspect kept to the pixel."""
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if not size or longer <= size:
+        return image
+    new_width, new_height = (max(1, round(side * size / longer)) for side in (width, height))
+    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
+
+
+def scale_up(faces: np.ndarray, seen: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Faces (n, 5) found in `seen`, a shrunk picture of `image`, in pixels of `image`; changes and returns `faces`."""
+    faces[:, :4] *= np.tile(np.divide(image.shape[1::-1], seen.shape[1::-1], dtype=np.float32), 2)
+    return faces
 
 
 def non_maximum_suppression(detections: np.ndarray, max_iou: float, extent: float = 0.0) -> np.ndarray:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from errors import InputError
-from face_detection.detection.core import FaceDetector, non_maximum_suppression
+from face_detection.detection.core import FaceDetector, check_size, non_maximum_suppression, scale_up, shrink
 
 WEIGHTS = Path(__file__).with_name("centerface.onnx")
 STRIDE = 4  # input pixels per cell of the maps
@@ -28,8 +28,7 @@ class CenterFaceDetector(FaceDetector):
     """
 
     def __init__(self, size: int = 640, threshold: float = 0.5, weights_path: str | Path = WEIGHTS) -> None:
-        if size < 0 or 0 < size < MULTIPLE:
-            raise InputError(f"face detection size {size} is out of range: use 0 (full size) or at least 32")
+        check_size(size)
         if not 0 < threshold < 1:
             raise InputError(f"face detection threshold {threshold} is out of range: use one between 0 and 1")
         self.size = size
@@ -47,9 +46,7 @@ class CenterFaceDetector(FaceDetector):
             # A face can be too large for the network to take in: look once more, from twice as far away.
             seen = shrink(seen, max(MULTIPLE, max(seen.shape) // 2))
             faces = self._detect_as_seen(seen)
-        scale = np.divide(image.shape[1::-1], seen.shape[1::-1], dtype=np.float32)
-        faces[:, :4] *= np.tile(scale, 2)
-        return faces
+        return scale_up(faces, seen, image)
 
     def _detect_as_seen(self, seen: np.ndarray) -> np.ndarray:
         """Faces (n, 5) of a frame (h, w, 3) at the network's own scale, in pixels of that frame."""
@@ -57,16 +54,6 @@ class CenterFaceDetector(FaceDetector):
         heat_map, log_size, offset, _ = self.network.forward(self.output_names)
         faces = decode(heat_map[0, 0], log_size[0], offset[0], self.threshold)
         return non_maximum_suppression(faces, MAX_IOU)
-
-
-def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """`image` (H, W, 3) with its longer side at most `size` pixels (0: as it is), aspect kept to the pixel."""
-    height, width = image.shape[:2]
-    longer = max(height, width)
-    if not size or longer <= size:
-        return image
-    new_width, new_height = (max(1, round(side * size / longer)) for side in (width, height))
-    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
 
 
 def pad_to_multiple(image: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from errors import InputError
-from face_detection.detection.core import FaceDetector
+from face_detection.detection.core import FaceDetector, check_size, scale_up, shrink
 from face_detection.detection.sfd import WEIGHTS_PLACES, weights_path
 from face_detection.detection.sfd.detect import MIN_SCORE, decode_detections
 from face_detection.detection.sfd.net_s3fd import s3fd
@@ -18,10 +18,11 @@ CHANNEL_MEANS = (104.0, 117.0, 123.0)
 
 
 class SFDDetector(FaceDetector):
-    """S3FD as the published pipeline uses it: frames at full size, the colour order swapped.
+    """S3FD as the published pipeline uses it: the colour order swapped, frames at full size unless told otherwise.
 
     `weights_path`: the weights, by default the first of `WEIGHTS_PLACES` that exists. `threshold`: detections that
-    score above it stay. Raises InputError when the weights are missing, damaged or of another network.
+    score above it stay. `size`: the longer side of larger frames as the network sees them, in pixels; 0 keeps the full
+    size. Raises InputError when the weights are missing, damaged or of another network.
     Running out of a GPU's memory raises torch.OutOfMemoryError: give fewer frames at a time.
     """
 
@@ -30,7 +31,10 @@ class SFDDetector(FaceDetector):
         device: str | torch.device = "cpu",
         weights_path: str | Path | None = None,
         threshold: float = MIN_SCORE,
+        size: int = 0,
     ) -> None:
+        check_size(size)
+        self.size = size
         path = _find_weights() if weights_path is None else Path(weights_path)
         self.device = torch.device(device)
         self.threshold = threshold
@@ -39,9 +43,11 @@ class SFDDetector(FaceDetector):
         self.network.to(self.device).eval()
 
     def detect(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        seen = [shrink(image, self.size) for image in images]
         with torch.inference_mode():
-            maps = self.network(network_input(images, self.device))
-        return decode_detections(maps, self.threshold)
+            maps = self.network(network_input(seen, self.device))
+        found = decode_detections(maps, self.threshold)
+        return [scale_up(faces, small, image) for faces, small, image in zip(found, seen, images, strict=True)]
 
 
 def network_input(images: Sequence[np.ndarray], device: str | torch.device = "cpu") -> Tensor:

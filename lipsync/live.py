@@ -1,0 +1,156 @@
+"""Lip sync while the sound is still being spoken: 16 kHz samples in, frames out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import audio
+from errors import InputError
+from hparams import hparams
+from lipsync.compositing import BLENDS
+from lipsync.locating import located_once
+from lipsync.options import InferenceOptions
+from lipsync.source import FrameSource
+from lipsync.stages import StageClock, Threads
+from lipsync.synthesis import CPU_BATCH, Synthesizer, pick_device
+
+SAMPLE_RATE = hparams.sample_rate  # Hz
+CYCLE_BYTES = 512 * 2**20  # of frames held in memory; of a longer video the beginning is used
+REACH = hparams.n_fft // 2  # samples on either side of its centre that a mel frame depends on
+KEPT_MEL_FRAMES = 1  # before the first one needed: pre-emphasis and the window reach back into it
+
+
+class LipSyncStream:
+    """A face that says the sound as it comes.
+
+    Sound goes in by `push`, frames come out of `frames`. Frame i belongs to the sound at i / fps seconds and comes once
+    the sound up to `lookahead` later is there: the generator hears 200 ms at a time. What frame comes when depends on
+    the number of samples alone, so that pictures and sound cannot drift apart; whoever has no sound pushes silence.
+    The face video runs forwards and backwards in turn, without a jump. Used from one thread.
+
+    Args:
+        face: video or picture. Of a video of more than `CYCLE_BYTES` only the beginning is used.
+        options: any of `InferenceOptions` that bear on faces and frames (checkpoint_path, pads, box, blend, ...).
+
+    Attributes:
+        fps: frames a second, a Fraction; of the video.
+        height, width: of the frames, in pixels.
+        colour, pixel_aspect: of the video.
+        lookahead: seconds of sound after a frame's own time that it needs.
+        frame_index: of the frame that comes next, counted from 0.
+
+    Raises InputError for what cannot be used, as `lipsync.pipeline.run` does.
+    """
+
+    def __init__(self, face: str | Path, **options: Any):
+        settings = InferenceOptions(face=Path(face), audio=Path("-"), **options)
+        device = pick_device(settings.device)
+        source = FrameSource(settings)
+        self.fps, self.height, self.width = source.fps, source.height, source.width
+        self.colour, self.pixel_aspect = source.colour, source.pixel_aspect
+        self._shift = round(settings.audio_shift / 1000 * audio.MEL_FRAMES_PER_SECOND)
+        self.lookahead = ((audio.MEL_STEP_SIZE - 1 + self._shift) * hparams.hop_size + REACH) / SAMPLE_RATE
+        self._generate, self._put = (
+            Synthesizer(settings.checkpoint_path, device, settings.precision),
+            BLENDS[settings.blend],
+        )
+        most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
+        with Threads(0, device) as threads:
+            located = list(located_once(settings, source, most, threads, StageClock()))
+        self._frames = [frame for frame, _ in located]
+        self._boxes = [box for _, box in located]
+        self._faces = [box and self._generate.fit(frame[box[1] : box[3], box[0] : box[2]]) for frame, box in located]
+        self.frame_index = 0
+        self._sound, self._first_sample = np.zeros(0, np.float32), 0
+        self._mel, self._first_mel = np.zeros((hparams.num_mels, 0), np.float32), 0
+
+    def push(self, pcm: np.ndarray) -> None:
+        """Add sound: (samples,) at 16 kHz mono, int16, or float in [-1, 1].
+
+        Raises InputError for other shapes or types, and for samples that are not numbers.
+        """
+        pcm = np.asarray(pcm)
+        if pcm.ndim != 1 or not (pcm.dtype == np.int16 or np.issubdtype(pcm.dtype, np.floating)):
+            raise InputError(f"sound of shape {pcm.shape} and type {pcm.dtype}: use (samples,) of int16 or float")
+        samples = pcm.astype(np.float32)
+        if not np.isfinite(samples).all():
+            raise InputError("the sound has samples that are not numbers (NaN or infinite)")
+        if pcm.dtype == np.int16:
+            samples /= 32768
+        self._sound = np.concatenate([self._sound, samples])
+
+    def missing(self) -> int:
+        """How many more samples the next frame needs; 0 if it can be made."""
+        return max(0, self._samples_for(self.frame_index) - self._first_sample - len(self._sound))
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The frames that can be made of the sound so far: (height, width, 3) uint8 BGR, each its own array."""
+        while not self.missing():
+            count = 1
+            while count < CPU_BATCH and self._samples_for(self.frame_index + count) <= self._first_sample + len(
+                self._sound
+            ):
+                count += 1
+            yield from self._make(range(self.frame_index, self.frame_index + count))
+
+    def skip(self) -> None:
+        """Leave the next frame out: its time passes without one."""
+        self.frame_index += 1
+
+    def finish(self) -> Iterator[np.ndarray]:
+        """The frames up to the end of the sound, with silence after it."""
+        end = self._first_sample + len(self._sound)
+        while self.frame_index * SAMPLE_RATE < end * self.fps:
+            self.push(np.zeros(self.missing(), np.float32))
+            yield from self._make(range(self.frame_index, self.frame_index + 1))
+
+    def _make(self, indices: range) -> Iterator[np.ndarray]:
+        places = [ping_pong(index, len(self._frames)) for index in indices]
+        self._extend_mel(self._window_start(indices[-1]) + audio.MEL_STEP_SIZE)
+        windows = [self._window_start(index) - self._first_mel for index in indices]
+        with_face = [k for k, place in enumerate(places) if self._boxes[place]]
+        inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
+        made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
+        self.frame_index = indices.stop
+        self._forget(self._window_start(indices.stop))
+        for k, place in enumerate(places):
+            frame = self._frames[place].copy()
+            if k in made:
+                self._put(frame, made[k], self._boxes[place])
+            yield frame
+
+    def _window_start(self, index: int) -> int:
+        """First mel frame of a frame's window, as in a whole file (`audio.mel_window_starts`)."""
+        return max(0, int(index * (audio.MEL_FRAMES_PER_SECOND / float(self.fps))) + self._shift)
+
+    def _samples_for(self, index: int) -> int:
+        """How much sound, from the beginning, a frame's window depends on."""
+        return (self._window_start(index) + audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH
+
+    def _extend_mel(self, end: int) -> None:
+        """Make mel frames up to `end`; each is made once."""
+        begun = self._first_mel + self._mel.shape[1]
+        if end > begun:
+            offset = self._first_sample // hparams.hop_size
+            new = audio.mel_frames(self._sound, begun - offset, end - offset)
+            self._mel = np.concatenate([self._mel, new], axis=1)
+
+    def _forget(self, first_window: int) -> None:
+        """Let go of the sound and mel frames that no window from `first_window` on needs."""
+        done = min(self._mel.shape[1], first_window - self._first_mel)
+        self._mel, self._first_mel = self._mel[:, done:], self._first_mel + done
+        next_mel = self._first_mel + self._mel.shape[1]
+        first = max(0, (next_mel - KEPT_MEL_FRAMES) * hparams.hop_size - REACH)
+        first -= first % hparams.hop_size
+        if first > self._first_sample:
+            self._sound, self._first_sample = self._sound[first - self._first_sample :], first
+
+
+def ping_pong(index: int, count: int) -> int:
+    """Place of the `index`-th frame of a video of `count` frames that runs forwards and backwards in turn."""
+    if count == 1:
+        return 0
+    place = index % (2 * count - 2)
+    return min(place, 2 * count - 2 - place)
