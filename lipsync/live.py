@@ -50,12 +50,11 @@ class LipSyncStream:
         source = FrameSource(settings)
         self.fps, self.height, self.width = source.fps, source.height, source.width
         self.colour, self.pixel_aspect = source.colour, source.pixel_aspect
-        self._shift = round(settings.audio_shift / 1000 * audio.MEL_FRAMES_PER_SECOND)
+        self._put = BLENDS[settings.blend]
+        self._generate = Synthesizer(settings.checkpoint_path, device, settings.precision)
+        shift_ms = settings.audio_shift - self._generate.mel_lead_ms
+        self._shift = round(shift_ms / 1000 * audio.MEL_FRAMES_PER_SECOND)
         self.lookahead = ((audio.MEL_STEP_SIZE - 1 + self._shift) * hparams.hop_size + REACH) / SAMPLE_RATE
-        self._generate, self._put = (
-            Synthesizer(settings.checkpoint_path, device, settings.precision),
-            BLENDS[settings.blend],
-        )
         most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
         with Threads(0, device) as threads:
             located = list(located_once(settings, source, most, threads, StageClock()))

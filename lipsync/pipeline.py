@@ -35,7 +35,8 @@ from lipsync.video_writer import VideoWriter, result_path
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
 
 # Frame i gets the mel window that starts at its own time, plus this. In training a frame gets the window that starts
-# one frame (40 ms) earlier; published checkpoints are used with 0 all the same.
+# one frame (40 ms) earlier; published checkpoints are used with 0 all the same, those trained here as they learnt
+# (`Wav2Lip.mel_lead_ms`).
 WINDOW_START_OFFSET_MS = 0.0
 
 Progress = Callable[[int, int], None]
@@ -88,8 +89,8 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     clock = StageClock()
     with clock("load"):
         source = FrameSource(options)
-        windows = mel_windows(options.audio, source.fps, options.audio_shift)
         synthesizer = Synthesizer(options.checkpoint_path, device, options.precision)
+        windows = mel_windows(options.audio, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
     faceless = []  # one entry a frame of the result
     with (
         Threads(workers, device) as threads,

@@ -32,6 +32,7 @@ class Synthesizer:
         if self._dtype is None:  # TF32 on a GPU rounds to 10 bits: not the published numbers
             torch.backends.cudnn.allow_tf32 = False
         self.face_size: tuple[int, int] = model.img_size  # (height, width) in pixels
+        self.mel_lead_ms = model.mel_lead_ms
 
     def fit(self, crop: np.ndarray) -> np.ndarray:
         """A face of any size, (h, w, 3) uint8 BGR, at the generator's size."""

@@ -1,7 +1,7 @@
 """The one door for weights: every checkpoint is read and written here.
 
 A checkpoint is a dict with `state_dict`, and `optimizer`, `global_step`, `global_epoch` where training goes on from
-it (SPEC of the published system); networks of another size than the published one also carry `dims`. Bare state
+it (SPEC of the published system); networks that differ from the published ones also carry `dims`. Bare state
 dicts load too. Nothing but tensors and plain containers is ever unpickled.
 """
 
@@ -26,19 +26,22 @@ CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 
+LARGE = 2**16  # weights of a layer; smaller ones, those that pictures pass among them, cost little and need precision
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class ModelDims:
-    """The two numbers that a network is built from; the defaults are the published network."""
+    """What a checkpoint says of its network; the defaults are the published network and its usage."""
 
     img_size: tuple[int, int] = (96, 96)  # (height, width) of the face in pixels
     width: float = 1.0  # factor on every channel count
+    mel_lead_ms: float = 0.0  # of a generator: see `Wav2Lip`
 
     @classmethod
     def of(cls, network: nn.Module) -> "ModelDims":
-        return cls(tuple(network.img_size), float(network.width))
+        return cls(tuple(network.img_size), float(network.width), float(getattr(network, "mel_lead_ms", 0)))
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "ModelDims":
@@ -46,7 +49,8 @@ class ModelDims:
         try:
             dims = dict(checkpoint.get("dims", {}))
             height, width = dims.get("img_size", cls.img_size)
-            return cls((int(height), int(width)), float(dims.get("width", cls.width)))
+            width_factor, lead = (float(dims.get(name, getattr(cls, name))) for name in ("width", "mel_lead_ms"))
+            return cls((int(height), int(width)), width_factor, lead)
         except (TypeError, ValueError) as error:
             raise InputError(f"checkpoint {path} has unreadable network dimensions: use another file") from error
 
@@ -117,6 +121,8 @@ def build_network(kind: type[Network], checkpoint: dict[str, Any], path: Path) -
     except ValueError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
     load_weights(network, checkpoint["state_dict"], path)
+    if dims.mel_lead_ms:
+        network.mel_lead_ms = dims.mel_lead_ms
     return network
 
 
@@ -148,14 +154,15 @@ def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> 
 def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entries: Any) -> None:
     """Write a checkpoint aside and rename it into place, so that it appears whole or not at all.
 
-    `entries` are stored beside `state_dict` (`optimizer`, `global_step`, `global_epoch`, ...). Dimensions are stored
-    only where they are not the published ones, so that published-size files stay in the published layout. `bits` of
-    16 stores half precision (running statistics too: they lie well inside its range); 8 stores convolution weights as
+    `entries` are stored beside `state_dict` (`optimizer`, `global_step`, `global_epoch`, ...). `dims` are stored only
+    where they are not the published ones. `bits` of
+    16 stores half precision (running statistics too: they lie well inside its range); 8 stores large convolutions as
     bytes, with a `scales` entry of one factor for each first index, and the rest in half precision.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     if bits == 8:
-        quantised = {name: _to_bytes(value) for name, value in weights.items() if value.dim() > 1}
+        large = {name: value for name, value in weights.items() if value.dim() > 1 and value.numel() >= LARGE}
+        quantised = {name: _to_bytes(value) for name, value in large.items()}
         entries["scales"] = {name: scale for name, (_, scale) in quantised.items()}
         weights |= {name: integers for name, (integers, _) in quantised.items()}
     if bits <= 16:

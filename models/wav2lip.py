@@ -22,8 +22,16 @@ FINEST_DECODER_CHANNELS = 32  # decoder channels of the stages that larger faces
 DECODER_STAGES = ((512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2))
 
 
+def at_full_size(channels: int, width: float) -> int:
+    """Channels of the layers at the face's full size: never under the published ones, for two pictures pass there."""
+    return max(channels, scaled(channels, width))
+
+
 class Wav2Lip(nn.Module):
     """Generator of a talking face.
+
+    `mel_lead_ms` is how much before a frame its mel window starts. Published networks learnt with one frame (40 ms)
+    and are used with 0; those trained here are used as they learnt.
 
     Args:
         img_size: (height, width) of the face in pixels; (96, 96) is the published network.
@@ -33,11 +41,12 @@ class Wav2Lip(nn.Module):
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
+        self.mel_lead_ms = 0.0
         levels = face_levels(self.img_size)
         cells = (img_size[0] >> levels, img_size[1] >> levels)
         extra = levels + 1 - len(STAGES)
         stages = STAGES[:1] + ((FINEST_CHANNELS, 0),) * extra + STAGES[1:]
-        encoder_channels = [scaled(channels, width) for channels, _ in stages]
+        encoder_channels = [at_full_size(STAGES[0][0], width), *(scaled(channels, width) for channels, _ in stages[1:])]
         c512 = scaled(512, width)
 
         blocks = [nn.Sequential(Conv2d(6, encoder_channels[0], 7, 1, 3))]
@@ -58,7 +67,7 @@ class Wav2Lip(nn.Module):
             channels = cout
         self.face_decoder_blocks = nn.ModuleList(decoder)
 
-        c32 = scaled(32, width)
+        c32 = at_full_size(32, width)
         self.output_block = nn.Sequential(
             Conv2d(channels + encoder_channels[0], c32, 3, 1, 1), nn.Conv2d(c32, 3, 1, 1, 0), nn.Sigmoid()
         )

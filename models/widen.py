@@ -29,6 +29,8 @@ def widen(narrow: nn.Module, width: float, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wide = type(narrow)(narrow.img_size, width)
+    if isinstance(narrow, Wav2Lip):
+        wide.mel_lead_ms = narrow.mel_lead_ms
     sources = dict(narrow.named_modules())
     splits = _concatenations(narrow, wide)
     with torch.no_grad():

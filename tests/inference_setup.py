@@ -49,6 +49,7 @@ class Painter:
     """Stands in for the generator: faces of one colour; remembers what it was given."""
 
     face_size = (96, 96)
+    mel_lead_ms = 0.0
     colour = (0, 255, 0)
 
     def __init__(self, *_: object):

@@ -22,7 +22,7 @@ from lipsync import detection, locating, pipeline
 from lipsync.command_line import parse as parse_options
 from lipsync.faces import SMOOTHING_FRAMES
 from lipsync.options import InferenceOptions
-from lipsync.pipeline import run
+from lipsync.pipeline import mel_windows, run
 from lipsync.source import FrameSource
 from lipsync.video import FrameReader
 
@@ -118,6 +118,14 @@ class TestResult:
         assert len(frames) == len(painter.mel_windows) == 7 and result.fps == 10
         assert all(painted(frame).sum() == 100 * 130 for frame in frames)  # the detection and 10 rows of pads
         assert all(np.array_equal(face, painter.faces[0]) for face in painter.faces)  # not what was painted before
+
+    def test_generator_hears_as_early_as_it_learnt(self, inputs, tmp_path, monkeypatch):
+        painter = stand_in(monkeypatch)
+        painter.mel_lead_ms = 40.0
+        given = options(inputs, tmp_path / "out.mp4")
+        result = run(given)
+        assert np.array_equal(painter.mel_windows, mel_windows(given.audio, result.fps, -40))
+        assert not np.array_equal(painter.mel_windows, mel_windows(given.audio, result.fps))
 
     def test_frames_and_boxes_repeat_from_the_start(self, inputs, tmp_path, monkeypatch):
         stand_in(monkeypatch, lambda i: [(40 + 2 * i, 20, 100 + 2 * i, 80, 0.9)])

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from errors import InputError
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip
 from training import initial
@@ -52,8 +51,3 @@ def test_colours_do_not_depend_on_the_rest_of_the_batch():
     generator = stage.networks[""]
     assert [block.conv_block[1].training for block in initial.colour_path(generator)] == [False, False]
     assert generator.face_encoder_blocks[1][0].conv_block[1].training
-
-
-def test_too_narrow_a_generator_is_refused():
-    with pytest.raises(InputError, match="too narrow"):
-        initial.start_as_copy(Wav2Lip(width=0.125))

@@ -20,6 +20,8 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.discriminator import stack_window
+from models.fuse import fold_batch_norm
+from training.initial import start_as_copy
 
 KINDS = {"wav2lip": Wav2Lip, "syncnet": SyncNet_color, "disc": Wav2Lip_disc_qual}
 
@@ -113,6 +115,17 @@ def test_checkpoint_rebuilds_the_network_it_holds(tmp_path):
     assert read_checkpoint(tmp_path / "a.b.pth")["global_step"] == 7
 
 
+def test_generator_keeps_its_mel_lead_and_published_files_have_none(tmp_path):
+    network = Wav2Lip(width=0.125)
+    save_checkpoint(tmp_path / "as_published.pth", network)
+    network.mel_lead_ms = 40.0
+    save_checkpoint(tmp_path / "trained_here.pth", network)
+    assert load_generator(tmp_path / "as_published.pth").mel_lead_ms == 0
+    assert load_generator(tmp_path / "trained_here.pth").mel_lead_ms == 40
+    assert widen.widen(load_generator(tmp_path / "trained_here.pth"), 0.25).mel_lead_ms == 40
+    assert fold_batch_norm(load_generator(tmp_path / "trained_here.pth")).mel_lead_ms == 40
+
+
 def test_half_precision_is_widened(tmp_path):
     network = SyncNet_color(width=0.25)
     save_checkpoint(tmp_path / "half.pth", network, bits=16)
@@ -188,9 +201,11 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("bits", "tolerance"), [(16, 2e-3), (8, 2e-2)])  # half a grey level; five
-def test_export_keeps_the_network_and_shortens_the_file(tmp_path, monkeypatch, bits, tolerance):
-    network = Wav2Lip(width=0.25).eval()
+@pytest.mark.parametrize("bits", [16, 8])
+def test_export_keeps_the_network_and_shortens_the_file(tmp_path, monkeypatch, bits):
+    torch.manual_seed(0)
+    network = Wav2Lip(width=0.5).eval()
+    start_as_copy(network)  # with layers in which small errors are seen at once
     save_checkpoint(tmp_path / "long.pth", network, optimizer={"state": torch.zeros(10**6)}, global_step=3)
     argv = ["export", str(tmp_path / "long.pth"), str(tmp_path / "short.pth"), "--bits", str(bits)]
     monkeypatch.setattr("sys.argv", argv)
@@ -199,7 +214,7 @@ def test_export_keeps_the_network_and_shortens_the_file(tmp_path, monkeypatch, b
     mel, faces = torch.rand(1, 1, 80, 16), torch.rand(1, 6, 96, 96)
     with torch.inference_mode():
         difference = load_generator(tmp_path / "short.pth")(mel, faces) - network(mel, faces)
-    assert difference.abs().max() < tolerance
+    assert difference.abs().max() < 2e-3  # half a grey level
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -215,7 +230,8 @@ def test_widened_generator_computes_the_same_and_its_new_channels_learn(tmp_path
     made = wide(*inputs)
     torch.testing.assert_close(made, narrow.train(training)(*inputs), rtol=0, atol=1e-5)
     made.square().mean().backward()
-    unheard = wide.output_block[1].weight.grad[:, narrow.output_block[1].in_channels :]
+    heard, all_heard = (net.face_decoder_blocks[-1][-1].conv_block[0].out_channels for net in (narrow, wide))
+    unheard = wide.output_block[0].conv_block[0].weight.grad[:, heard:all_heard]
     assert unheard.abs().max() > 0
 
 

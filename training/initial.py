@@ -6,11 +6,11 @@ the target's upper half above the reference's lower half has only the difference
 
 import torch
 
-from errors import InputError
 from models import SyncNet_color, Wav2Lip
 from models.conv import Conv2d
 
 COLOURS = 3
+PICTURES = slice(-2 * COLOURS, None)
 STEEPNESS = 5.0  # of the output's sigmoid at 0.5: dark and bright ends are bent by 0.08 at most
 GATE = 4.0  # how strongly the masked target, where it is not zero, shuts the reference out
 
@@ -24,38 +24,31 @@ def colour_path(generator: Wav2Lip) -> tuple[Conv2d, Conv2d]:
 def start_as_copy(generator: Wav2Lip) -> None:
     """Set the colour path's weights so that the output is the target's upper half above the reference's lower half.
 
-    Its batch norms then pass everything through and must stay in eval mode in training: batch statistics would shift
-    the colours of every picture by those of the others. Raises InputError for a network too narrow for two pictures.
+    The last six channels of either block hold the two pictures. The blocks' batch norms pass everything through and
+    must stay in eval mode in training: batch statistics would shift the colours of every picture by those of others.
     """
     first, last = colour_path(generator)
-    convolution = first.conv_block[0]
-    if convolution.out_channels < 2 * COLOURS or last.conv_block[0].out_channels < 2 * COLOURS:
-        raise InputError(f"start_as_copy: a generator of width {generator.width} is too narrow for it: 0.5 is enough")
     for block in (first, last):
         block.conv_block[1].reset_parameters()
         block.conv_block[1].reset_running_stats()
-
+    convolution, mixing, output = first.conv_block[0], last.conv_block[0], generator.output_block[1]
     centre = convolution.kernel_size[0] // 2
-    convolution.weight[: 2 * COLOURS] = 0
-    convolution.bias[: 2 * COLOURS] = 0
-    for channel in range(2 * COLOURS):
-        convolution.weight[channel, channel, centre, centre] = 1
-
-    mixing = last.conv_block[0]
-    skip = mixing.in_channels - convolution.out_channels  # where the skip's channels begin
-    mixing.weight[: 2 * COLOURS] = 0
-    mixing.bias[: 2 * COLOURS] = 0
-    for colour in range(COLOURS):
-        mixing.weight[colour, skip + colour, 1, 1] = 1
-        mixing.weight[COLOURS + colour, skip + COLOURS + colour, 1, 1] = 1
-        mixing.weight[COLOURS + colour, skip : skip + COLOURS, 1, 1] = -GATE
-
-    output = generator.output_block[1]
+    convolution.weight[PICTURES] = 0
+    convolution.bias[PICTURES] = 0
+    mixing.weight[PICTURES] = 0
+    mixing.bias[PICTURES] = 0
     output.weight *= 0.1
-    output.weight[:, : 2 * COLOURS] = 0
     output.bias[:] = -STEEPNESS / 2
     for colour in range(COLOURS):
-        output.weight[colour, (colour, COLOURS + colour)] = STEEPNESS
+        target, reference = colour - 2 * COLOURS, colour - COLOURS  # counted from the last channel
+        convolution.weight[target, colour, centre, centre] = 1
+        convolution.weight[reference, COLOURS + colour, centre, centre] = 1
+        mixing.weight[target, target, 1, 1] = 1
+        mixing.weight[reference, reference, 1, 1] = 1
+        mixing.weight[reference, -2 * COLOURS : -COLOURS, 1, 1] = -GATE
+        output.weight[:, [target, reference]] = 0
+    for colour in range(COLOURS):
+        output.weight[colour, [colour - 2 * COLOURS, colour - COLOURS]] = STEEPNESS
 
 
 @torch.no_grad()

@@ -158,6 +158,7 @@ class GeneratorStage(Stage):
         super().__init__(hp)
         self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
+        self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
         if hp.start_as_copy:
             initial.start_as_copy(self.networks[""])
             initial.hear_like(self.networks[""], expert)
