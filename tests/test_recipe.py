@@ -38,7 +38,7 @@ def test_tiny_recipe_learns_and_resumes(command, tmp_path):
     done = subprocess.run([*command, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert max(curve(tmp_path / "expert", "pair_accuracy")) > 0.9
-    assert min(curve(tmp_path / "expert", "loss")) < 0.55  # 0.693 is chance
+    assert min(curve(tmp_path / "expert", "loss")) < 0.4
     assert curve(tmp_path / "generator", "l1")[-1] < 0.8 * curve(tmp_path / "generator_face", "l1")[0]
     load_generator(tmp_path / "wav2lip_small.pth")
     load_expert(tmp_path / "lipsync_expert_small.pth")

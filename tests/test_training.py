@@ -281,6 +281,17 @@ def test_published_checkpoint_resumes(toy, expert_path, tmp_path, monkeypatch):
     load_generator(tmp_path / "run/checkpoint_step000000009.pth")
 
 
+def test_same_seed_gives_the_same_run(toy, tmp_path, monkeypatch):
+    found = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.seed()
+        run("color_syncnet_train", monkeypatch, arguments(toy, tmp_path / name, "--steps", 1, "--seed", seed))
+        found.append(read_checkpoint(tmp_path / name / "checkpoint_step000000001.pth")["state_dict"])
+    first, again, other = found
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
 def test_experts_other_losses_take_part():
     torch.manual_seed(0)
     extra = "augment=True,sync_colours=False,syncnet_wt=0.01,contrast_wt=0.1,lips_wt=0.2,opening_wt=3,mouth_wt=1"

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from errors import InputError
 from hparams import HParams, hparams
 from training.clips import FILELISTS
@@ -34,8 +36,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[TrainOptions, HParams]:
-    """Options and hyper-parameters of parsed arguments. Raises InputError for what does not go together."""
+    """Options and hyper-parameters of parsed arguments; also seeds torch, so that networks made then are the seed's.
+
+    Raises InputError for what does not go together.
+    """
     hp = hparams.override(args.hparams)
+    torch.manual_seed(args.seed)  # the networks are drawn next
     if args.steps is not None and args.steps < 1:
         raise InputError("--steps takes a number from 1")
     if args.init_from and args.checkpoint_path:
