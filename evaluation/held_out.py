@@ -93,12 +93,12 @@ def judge_generator(
         lower_half(copied).copy_(lower_half(batch["reference"]))
         figures = {
             "l1": losses.reconstruction_loss(generated, target),
-            "psnr_lower": _psnr_lower(generated, target),
+            "psnr_lower": losses.psnr_lower(generated, target),
             "ssim_lower": _ssim_lower(generated, target),
             "sync_generated": losses.sync_loss(expert, batch["mel"], generated),
             "sync_real": losses.sync_loss(expert, batch["mel"], target),
             "sync_wrong": losses.sync_loss(expert, batch["reference_mel"], target),
-            "copy_psnr_lower": _psnr_lower(copied, target),
+            "copy_psnr_lower": losses.psnr_lower(copied, target),
             "copy_ssim_lower": _ssim_lower(copied, target),
             "copy_sync": losses.sync_loss(expert, batch["mel"], copied),
         }
@@ -110,12 +110,6 @@ def judge_generator(
 def _batch(dataset: Dataset, indices: range) -> dict[str, Tensor]:
     batch = default_collate([dataset[index] for index in indices])
     return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
-
-
-def _psnr_lower(generated: Tensor, target: Tensor) -> Tensor:
-    """Mean PSNR in dB of the lower halves of windows (B, 3, T, H, W) in [0, 1]."""
-    error = lower_half(generated - target).square().mean((1, 2, 3, 4))
-    return (-10 * error.clamp_min(1e-10).log10()).mean()
 
 
 def _ssim_lower(generated: Tensor, target: Tensor) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy import make_data_set
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -20,6 +21,12 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def parity(shared: Path) -> Path:
     return shared / "parity"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> tuple[Path, Path]:
+    """A tiny preprocessed data set and its file lists."""
+    return make_data_set(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(autouse=True, scope="session")

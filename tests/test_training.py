@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import ROOT
 from torch.optim.swa_utils import AveragedModel
-from toy import make_data_set
 
 from errors import InputError
 from hparams import hparams
@@ -27,11 +26,6 @@ SMALL = (
     "batch_size=2,syncnet_batch_size=4,generator_width=0.125,syncnet_width=0.125,disc_width=0.125,num_workers=0,"
     "checkpoint_interval=2,syncnet_checkpoint_interval=2,eval_interval=2,syncnet_eval_interval=2,eval_windows=1"
 )
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return make_data_set(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

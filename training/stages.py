@@ -232,7 +232,9 @@ class GeneratorStage(Stage):
             generated = truth + (generated.float() - truth).mean(1, keepdim=True)
         if self.hp.augment:  # both alike
             generated, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
-        seen, heard = losses.look(self.expert, generated), losses.hear(self.expert, batch["mel"])
+        seen = losses.look(self.expert, generated)
+        if self.sync_wt > 0 or self.hp.contrast_wt > 0:
+            heard = losses.hear(self.expert, batch["mel"])
         if self.sync_wt > 0:
             yield "sync", self.sync_wt, losses.sync_of(heard, seen[-1])
         if self.hp.contrast_wt > 0:
@@ -249,7 +251,6 @@ class GeneratorStage(Stage):
         return self._judge(batch, self._generate(batch, network))
 
     def _judge(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        error = lower_half(generated.float() - batch["target"]).square().mean((1, 2, 3, 4))
         sync = losses.sync_loss(self.expert, batch["mel"], generated)
         l1 = losses.reconstruction_loss(generated, batch["target"])
         weight = self.sync_wt or self.settled_wt
@@ -258,7 +259,7 @@ class GeneratorStage(Stage):
             "l1": l1,
             "sync": sync,
             "sync_real": losses.sync_loss(self.expert, batch["mel"], batch["target"]),
-            "psnr_lower": (-10 * error.clamp_min(1e-10).log10()).mean(),
+            "psnr_lower": losses.psnr_lower(generated, batch["target"]),
         }
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:
