@@ -8,6 +8,7 @@ skipped, so that an interrupted run goes on where it was.
 """
 
 import argparse
+import dataclasses
 import errno
 import os
 import shutil
@@ -21,11 +22,12 @@ from pathlib import Path
 
 from errors import InputError, run_script
 from face_detection.api import DETECTORS
-from hparams import hparams
+from hparams import hparams, parse_size
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".mts"}
 LOG_NAME = "preprocess.log"
 PART_PREFIX = ".part-"
+STORED_MARGIN = 1.25  # sides of a stored crop over the network's: augmentation and JPEG cost no sharpness then
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Options:
     face_detector: str
     pads: tuple[int, int, int, int]
     smooth: bool
+    img_size: tuple[int, int] | None = None  # (height, width) that crops are made for; None: as they are
 
 
 def main() -> None:
@@ -64,12 +67,24 @@ def parse_arguments() -> Options:
     parser.add_argument("--pads", type=int, nargs=4, default=(0, 0, 0, 0), metavar=("T", "B", "L", "R"),
                         help="pixels by which the detected box grows (default: 0 0 0 0, as published)")  # fmt: skip
     parser.add_argument("--smooth", action="store_true", help="smooth boxes over time as inference does")
+    parser.add_argument("--img_size", metavar="HxW",
+                        help="make crops for networks of this face size (high x wide): of its aspect, and reduced to "
+                        f"at most {STORED_MARGIN:g} times it (default: as they are, which 96 takes)")  # fmt: skip
     args = parser.parse_args()
     if args.batch_size < 1 or args.ngpu < 0 or args.workers < 0:
         raise InputError("--batch_size takes a number from 1, --ngpu and --workers from 0")
     if not args.data_root.is_dir():
         raise InputError(f"--data_root {args.data_root} is not a folder: give the one that holds <folder>/<id>.mp4")
-    return Options(**{**vars(args), "pads": tuple(args.pads)})
+    return Options(**{**vars(args), "pads": tuple(args.pads), "img_size": face_size(args.img_size)})
+
+
+def face_size(text: str | None) -> tuple[int, int] | None:
+    """`--img_size` as (height, width). Raises InputError."""
+    if text is None:
+        return None
+    from models.conv import checked_size
+
+    return checked_size(dataclasses.replace(hparams, img_size=parse_size(text)).face_size)
 
 
 def find_videos(data_root: Path) -> dict[str, Path]:
@@ -180,27 +195,46 @@ def process_clip(name: str, video: Path) -> str | None:
 
 
 def write_faces(video: Path, folder: Path) -> None:
-    """A jpg of the face of each frame that shows one, named by the frame's number."""
+    """A jpg of the face of each frame that shows one, named by the frame's number.
+
+    The video is read twice, once to find the faces and once to cut them out, so that no frames are held.
+    """
     import cv2
     import numpy as np
 
     from lipsync.faces import smooth_boxes
+    from lipsync.video import FrameReader
 
-    frames, boxes = [], []
-    for batch in batches(video):
-        frames += batch
-        boxes += _detector.get_detections_for_batch(np.stack(batch))
+    boxes = [box for batch in batches(video) for box in _detector.get_detections_for_batch(np.stack(batch))]
     seen = [i for i, box in enumerate(boxes) if box is not None]
     if not seen:
         raise InputError("no face in any frame")
     found = np.array([boxes[i] for i in seen])
     if _options.smooth:
         found = np.concatenate([smooth_boxes(found[run]) for run in consecutive_runs(seen)])
-    top, bottom, left, right = _options.pads
-    for i, (x1, y1, x2, y2) in zip(seen, found, strict=True):
-        crop = frames[i][max(0, y1 - top) : y2 + bottom, max(0, x1 - left) : x2 + right]
-        if crop.size:
+    found = dict(zip(seen, found.tolist(), strict=True))
+    for i, frame in enumerate(FrameReader(video, fps=hparams.fps)):
+        crop = face_crop(frame, found[i]) if i in found else None
+        if crop is not None:
             (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", crop)[1])
+
+
+def face_crop(frame, box):
+    """The face (h, w, 3) in a box of a frame, padded, at its own size or for `--img_size`; None if no pixel is left."""
+    import cv2
+
+    import crops
+
+    top, bottom, left, right = _options.pads
+    x1, y1, x2, y2 = box
+    box = crops.inside((x1 - left, y1 - top, x2 + right, y2 + bottom), frame.shape[:2])
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return None
+    if _options.img_size is None:
+        return crops.cut(frame, box)
+    crop = crops.cut(frame, crops.with_aspect(box, _options.img_size))
+    scale = max(STORED_MARGIN * needed / side for needed, side in zip(_options.img_size, crop.shape, strict=False))
+    return crop if scale >= 1 else cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def consecutive_runs(numbers: list[int]) -> list[slice]:

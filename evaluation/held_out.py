@@ -7,6 +7,7 @@ the real faces with their own and with wrong speech, by the same expert: alone i
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     expert, generator = load_expert(args.expert), load_generator(args.generator)
-    hp = hparams.override(f"min_negative_distance={MIN_DISTANCE},img_size={generator.img_size[0]}")
+    hp = dataclasses.replace(hparams, min_negative_distance=MIN_DISTANCE, img_size=generator.img_size)
     clips = load_clips(args.data_root, args.split, hp, GeneratorDataset.lead, args.filelists)
     figures = {
         "expert": judge_expert(expert, clips, hp, args.windows, args.seed),

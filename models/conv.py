@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from errors import InputError
+
 Size = int | tuple[int, int]
 
 PUBLISHED_LEVELS = 5  # halvings of the published 96 x 96 face
@@ -73,6 +75,15 @@ def face_levels(img_size: tuple[int, int]) -> int:
     if levels < PUBLISHED_LEVELS or max(height, width) > 10:
         raise ValueError(f"a face of {img_size[0]} x {img_size[1]} pixels does not halve down to 3 to 10 cells a side")
     return levels
+
+
+def checked_size(img_size: tuple[int, int], flag: str = "--img_size") -> tuple[int, int]:
+    """The same size. Raises InputError for one that no network can be built for."""
+    try:
+        face_levels(img_size)
+    except ValueError as error:
+        raise InputError(f"{flag}: {error}; use such as 96, 192, 256, 288x192, 384, 512 or 1280x640") from error
+    return img_size
 
 
 def audio_encoder(width: float, residuals_at_256: int) -> nn.Sequential:

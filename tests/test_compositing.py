@@ -33,7 +33,7 @@ def test_paste_is_a_bilinear_resize_put_over_the_box(scene):
 @pytest.fixture
 def own_colours(monkeypatch):
     """The generated face keeps its colours: what is tested is the mask alone."""
-    monkeypatch.setattr(compositing, "match_colours", lambda face, original: face)
+    monkeypatch.setattr(compositing, "match_colours", lambda face, *_: face)
 
 
 def test_feather_keeps_everything_above_the_fade_and_outside_the_box(scene, own_colours):

@@ -3,6 +3,7 @@
 Crops are decoded once and stay in memory when they fit; the mel is never computed twice in a run.
 """
 
+import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 import audio
+import crops
 from errors import InputError
 from hparams import HParams
 from models.syncnet import SYNCNET_T
@@ -53,13 +55,13 @@ class Clip:
     def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
         """The `at`-th crop: (H, W, 3) uint8 BGR."""
         if self.faces is not None:
-            return self.faces[at]
+            return crops.fit(self.faces[at], img_size)
         return read_crop(self.folder / f"{self.numbers[at]}.jpg", img_size)
 
     def window(self, start: int, img_size: tuple[int, int]) -> np.ndarray:
         """The 5 crops from frame `start` on: (5, H, W, 3) uint8 BGR."""
         at = int(np.searchsorted(self.numbers, start))
-        if self.faces is not None:
+        if self.faces is not None and self.faces.shape[1:3] == img_size:
             return self.faces[at : at + SYNCNET_T]
         return np.stack([self.face(at + k, img_size) for k in range(SYNCNET_T)])
 
@@ -75,11 +77,11 @@ def mel_start(frame: int, fps: float) -> int:
 
 
 def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:
-    """A face crop resized to (height, width): (H, W, 3) uint8 BGR. Raises InputError when it does not decode."""
+    """A face crop at (height, width), see `crops.fit`: (H, W, 3) uint8 BGR. Raises InputError if it does not decode."""
     crop = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if crop is None:
         raise InputError(f"face crop {path} cannot be read: delete the clip's folder and run preprocess.py again")
-    return cv2.resize(crop, (img_size[1], img_size[0]))
+    return crops.fit(crop, img_size)
 
 
 def read_filelist(split: str, folder: Path = FILELISTS) -> list[str]:
@@ -140,14 +142,13 @@ def _open_clip(folder: Path, hp: HParams, lead: int) -> Clip | str:
 
 
 def _cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
-    needed = sum(len(clip.numbers) for clip in clips) * hp.img_size * hp.img_size * 3
+    needed = sum(len(clip.numbers) for clip in clips) * math.prod(hp.face_size) * 3
     if needed > min(hp.cache_gb * 2**30, free_memory() / 2):
         tqdm.write(f"{split}: crops need {needed / 2**30:.1f} GB of memory and are decoded on demand")
         return
-    img_size = (hp.img_size, hp.img_size)
 
     def decode(clip: Clip) -> None:
-        clip.faces = np.stack([read_crop(clip.folder / f"{number}.jpg", img_size) for number in clip.numbers])
+        clip.faces = np.stack([read_crop(clip.folder / f"{number}.jpg", hp.face_size) for number in clip.numbers])
 
     with ThreadPoolExecutor(8) as pool:
         list(tqdm(pool.map(decode, clips), total=len(clips), desc=f"{split} crops", unit="clip", leave=False))

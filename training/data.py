@@ -63,7 +63,7 @@ class _WindowDataset(Dataset, ABC):
 
     def __init__(self, clips: list[Clip], hp: HParams, seed: int, train: bool):
         self.clips, self.hp, self.seed, self.train = clips, hp, seed, train
-        self.img_size = (hp.img_size, hp.img_size)
+        self.img_size = hp.face_size
         self.windows = WindowSampler(clips, hp.fps, self.lead, hp.min_negative_distance)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(clips)))
 

@@ -106,16 +106,25 @@ def look(expert: SyncNet_color, faces: Tensor) -> list[Tensor]:
 
     faces: (B, 3, 5, H, W); the expert is shown their lower halves at its own size.
     """
-    lips = stack_window(faces)
-    height, width = expert.img_size[0] // 2, expert.img_size[1]
-    if lips.shape[-2:] != (height, width):
-        lips = F.interpolate(lips, (height, width), mode="bilinear", antialias=True)
+    lips = stack_window(at_size_of(expert, faces))
     kept = []
     for layer in _judging(expert).face_encoder:
         before, lips = lips, layer(lips)
         if before.shape[-2:] != lips.shape[-2:]:
             kept.append(before)
     return [*kept[1:], lips.flatten(1)]  # without the pixels themselves
+
+
+def at_size_of(expert: SyncNet_color, faces: Tensor) -> Tensor:
+    """Faces (B, 3, T, H, W) at the expert's own size, whatever their aspect: as its own crops come to that size.
+
+    Antialiased and differentiable, so that every pixel of a larger face takes part.
+    """
+    if faces.shape[-2:] == expert.img_size:
+        return faces
+    flat = faces.float().transpose(1, 2).flatten(0, 1)  # (B x T, 3, H, W)
+    resized = F.interpolate(flat, expert.img_size, mode="bilinear", antialias=True)
+    return resized.unflatten(0, (len(faces), -1)).transpose(1, 2)
 
 
 def _judging(expert: SyncNet_color) -> SyncNet_color:

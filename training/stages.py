@@ -93,7 +93,7 @@ class ExpertStage(Stage):
 
     def __init__(self, hp: HParams):
         super().__init__(hp)
-        self.networks = {"": SyncNet_color((hp.img_size, hp.img_size), hp.syncnet_width)}
+        self.networks = {"": SyncNet_color(hp.face_size, hp.syncnet_width)}
         self.learning_rates = {"": hp.syncnet_lr}
         self.batch_size = hp.syncnet_batch_size
 
@@ -156,7 +156,7 @@ class GeneratorStage(Stage):
 
     def __init__(self, hp: HParams, expert: SyncNet_color):
         super().__init__(hp)
-        self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
+        self.networks = {"": Wav2Lip(hp.face_size, hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
         self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
         if hp.start_as_copy:
@@ -227,7 +227,7 @@ class GeneratorStage(Stage):
 
     def _expert_losses(self, batch: Batch, generated: Tensor) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of what the expert says of generated faces."""
-        truth = batch["target"]
+        generated, truth = (losses.at_size_of(self.expert, faces) for faces in (generated, batch["target"]))
         if not self.hp.sync_colours:
             generated = truth + (generated.float() - truth).mean(1, keepdim=True)
         if self.hp.augment:  # both alike
@@ -287,7 +287,7 @@ class QualityStage(GeneratorStage):
 
     def __init__(self, hp: HParams, expert: SyncNet_color):
         super().__init__(hp, expert)
-        self.networks["disc_"] = Wav2Lip_disc_qual((hp.img_size, hp.img_size), hp.disc_width)
+        self.networks["disc_"] = Wav2Lip_disc_qual(hp.face_size, hp.disc_width)
         self.learning_rates["disc_"] = hp.disc_initial_learning_rate
         self.settled_wt = hp.hq_syncnet_wt_settled
 
