@@ -89,9 +89,14 @@ def lips_of(seen: list[Tensor], expected: list[Tensor]) -> Tensor:
     A perceptual loss with the network that was trained to tell mouth shapes apart: mean over its resolutions of the
     L1 distance of the activations, each relative to the true ones' size.
     """
+    return relative_distance(seen, expected)
+
+
+def relative_distance(found: list[Tensor], expected: list[Tensor]) -> Tensor:
+    """Mean over maps of their L1 distance, each relative to the expected one's mean size."""
     distances = [
         F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
-        for a, b in zip(seen, expected, strict=True)
+        for a, b in zip(found, expected, strict=True)
     ]
     return torch.stack(distances).mean()
 
