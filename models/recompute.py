@@ -31,12 +31,13 @@ def joined(*inputs: Tensor) -> Tensor:
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms that learn their running statistics do not do so a second time."""
-    learning = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in learning:
-        norm.track_running_stats = False
+    """Batch norms, whose running statistics have seen these inputs already, leave them as they are."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in learning:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
