@@ -1,13 +1,14 @@
-"""Run as `python -m benchmarks speed --face video.mp4 --audio speech.wav`; `--help` tells the rest."""
+"""Run as `python -m benchmarks speed --face video.mp4 --audio speech.wav` or `... training`; `--help` tells more."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import live, memory, speed
+from benchmarks import live, memory, speed, training
 from errors import run_script
 
-KINDS = {"speed": speed, "memory": memory, "live": live}
+KINDS = {"speed": speed, "memory": memory, "live": live, "training": training}
+WITHOUT_CLIPS = ("training",)
 
 
 def main() -> None:
@@ -15,9 +16,10 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     for name, module in KINDS.items():
         kind = kinds.add_parser(name, help=module.__doc__, description=module.__doc__)
-        kind.add_argument("--face", type=Path, required=True, help="video that clips are made of")
-        kind.add_argument("--audio", type=Path, required=True, help="speech")
-        kind.add_argument("--checkpoint_path", type=Path, help="generator weights (default: the shipped ones)")
+        if name not in WITHOUT_CLIPS:
+            kind.add_argument("--face", type=Path, required=True, help="video that clips are made of")
+            kind.add_argument("--audio", type=Path, required=True, help="speech")
+            kind.add_argument("--checkpoint_path", type=Path, help="generator weights (default: the shipped ones)")
         kind.add_argument("--repeats", type=int, default=3, help="of each measurement (default: %(default)s)")
         module.add_arguments(kind)
     args = parser.parse_args()

@@ -103,7 +103,7 @@ def _largest_that_runs(attempt: Callable[[int], None], total: int, smallest: int
 def _largest_that_is_free(attempt: Callable[[int], None], total: int, smallest: int) -> int:
     """Samples of which `USED_SHARE` of the free memory holds a step; the smallest part where that cannot be known."""
     free = USED_SHARE * free_memory()
-    needed = _peak_bytes(lambda: attempt(smallest))
+    needed = peak_bytes(lambda: attempt(smallest))
     if needed is None:
         return smallest
     if needed > free:
@@ -111,7 +111,7 @@ def _largest_that_is_free(attempt: Callable[[int], None], total: int, smallest: 
     return max(smallest, min(total, int(free / max(1, needed)) * smallest))
 
 
-def _peak_bytes(call: Callable[[], None]) -> int | None:
+def peak_bytes(call: Callable[[], None]) -> int | None:
     """How far the memory of this process rises during a call, as Linux tells; None elsewhere."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the highest so far is now what is used now
