@@ -74,26 +74,21 @@ class Clips:
         self._given_wrong_speech = given_wrong_speech
         self._options, self._judge, self._inception, self._device = options, judge, inception, device
         self._kept = options.outdir / "clips"
-        self._bearing = {
-            "layout": LAYOUT,
-            "judge": judge.name,
-            "inception": inception.name if inception else None,
-            "device": device,
-            "given_wrong_speech": given_wrong_speech,
-            **{name: getattr(options, name) for name in ("pads", "box", "face_detector", "det_every")},
-        }
+        self._faces = {name: getattr(options, name) for name in ("pads", "box", "face_detector", "det_every")}
+        self._faces |= {"layout": LAYOUT, "device": device}
 
     def result(self, item: Item, wrong: list[Path]) -> ClipResult:
         """The figures of one clip; what goes wrong with it is part of them. `wrong`: whose speech to try instead."""
+        result = ClipResult(item.name)
         try:
             item = self._generated(item)
-        except Exception as error:
-            return ClipResult(item.name, failures={GENERATED: reason_of(error)})
+        except Exception as error:  # the real video is measured all the same
+            result.failures[GENERATED] = reason_of(error)
         path = self._kept / f"{self._key(item, wrong)}.json"
-        kept = _load(path)
+        kept = None if result.failures else _load(path)
         if kept is not None:
             return replace(kept, name=item.name)
-        result = self._measured(item, wrong)
+        self._measure(item, wrong, result)
         if not result.failures:  # what failed is tried again by the next run
             _save(path, result)
         return result
@@ -106,22 +101,24 @@ class Clips:
         if not weights.is_file():
             raise InputError(f"checkpoint {weights} does not exist or is not a file: see checkpoints/README.md")
         sources = [_stamp(path) for path in (item.real, item.speech)]
-        made_of = {**self._bearing, "judge": None, "inception": None, "weights": digest(weights), "sources": sources}
-        outfile = self._options.outdir / "generated" / f"{_hash(made_of)}.mp4"
+        made_of = {**self._faces, "weights": digest(weights), "sources": sources}
+        outfile = self._options.outdir / "generated" / f"{_hash(made_of)}.mkv"
         if not outfile.exists():
             from lipsync.pipeline import run
 
             faces = inference_options(item.real, self._options, self._device)
-            run(replace(faces, audio=item.speech, checkpoint_path=weights, outfile=outfile))
+            # Without loss: no codec bears on the figures, and x264 does not give the same file in every run.
+            run(replace(faces, audio=item.speech, checkpoint_path=weights, outfile=outfile, lossless=True))
         return replace(item, generated=outfile)
 
     def _key(self, item: Item, wrong: list[Path]) -> str:
         """A hash of everything that bears on the figures: another file, option or network has another one."""
         files = [path and _stamp(path) for path in (item.generated, item.real, *wrong[:1])]
-        return _hash({**self._bearing, "files": files, "use": (item.same_words, item.counts_real)})
+        measured_by = self._judge.name, self._inception and self._inception.name
+        use = item.same_words, item.counts_real, self._given_wrong_speech
+        return _hash({**self._faces, "files": files, "measured_by": measured_by, "use": use})
 
-    def _measured(self, item: Item, wrong: list[Path]) -> ClipResult:
-        result = ClipResult(item.name)
+    def _measure(self, item: Item, wrong: list[Path], result: ClipResult) -> None:
         for system, video in ((GENERATED, item.generated), (REAL, item.real)):
             compared = item.generated if system == REAL and item.same_words else None
             counts = system == GENERATED or item.counts_real
@@ -135,7 +132,6 @@ class Clips:
                     self._judge_wrong_speech(video, track, wrong, result)
             except Exception as error:  # one clip's surprise must not end the run
                 result.failures[system] = reason_of(error)
-        return result
 
     def _track(self, video: Path, against: Path | None, result: ClipResult) -> Track:
         """The face of a video; its likeness to another becomes a figure of the generated video."""
@@ -178,7 +174,7 @@ class Clips:
                 wav = read_sound(other)
             except Exception:  # it is told at the clip whose speech it is
                 continue
-            result.wrong_speech = other.stem
+            result.wrong_speech = f"{other.parent.name}/{other.stem}"
             try:
                 self._judge_sync(WRONG, track, video, wav, result)
             except InputError as error:

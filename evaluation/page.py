@@ -75,11 +75,13 @@ def _summary(report: Report) -> list[str]:
         cells = [_interval(report, system, column) for column in columns]
         fid = report.fid.get(system)
         rows.append([_name(system), *cells, "–" if fid is None else f"{fid:.1f}"])
+    without = [column.title for column in COLUMNS if column not in columns]
+    absent = f" Not in these clips: {', '.join(without)}." if without else ""
     notes = "; ".join(f"{system}: {report.row_notes[system]}" for system in SYSTEMS)
     return [
         _table(head, rows),
         f'<p class="quiet">Means over clips with 95 % bootstrap intervals. Rows: {escape(notes)}. '
-        f"Sync judge: {escape(report.judge)}.</p>",
+        f"Sync judge: {escape(report.judge)}.{absent}</p>",
         f'<p class="quiet">{escape(report.fid_note)}</p>' if not report.fid else "",
     ]
 
