@@ -15,8 +15,9 @@ from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
-from training import initial, losses
+from training import initial, losses, whole_clips
 from training.augment import jitter
+from training.clips import Clip
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
 from training.distributed import bare
 
@@ -69,6 +70,10 @@ class Stage(ABC):
     @abstractmethod
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         """Means over a validation batch."""
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        """LSE-D, LSE-C and the share in sync of whole validation clips."""
+        return {}
 
     def eval_items(self, dataset: Dataset) -> int:
         """Validation items, fixed in number and content."""
@@ -144,6 +149,9 @@ class ExpertStage(Stage):
             "cosine_true": true.mean(),
             "cosine_false": false.mean(),
         }
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        return whole_clips.of_real_clips(network, clips, self.hp.fps)
 
 
 class GeneratorStage(Stage):
@@ -263,6 +271,9 @@ class GeneratorStage(Stage):
             "psnr_lower": metrics.psnr_lower(generated, batch["target"]),
             "ssim_lower": metrics.ssim_lower(generated, batch["target"]),
         }
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        return whole_clips.of_generated_clips(network, self.expert, clips, self.hp.fps)
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:
         if metrics["sync"] < self.hp.syncnet_threshold:
