@@ -47,7 +47,7 @@ class Clip:
         have[self.numbers] = True
         starts = [f for f in self.numbers if f >= lead and have[f : f + SYNCNET_T].all()]
         last = SYNCNET_T - 1 - lead if lead else 0  # the latest frame, counted from f, whose mel is used
-        ends = [mel_start(f + last, fps) + audio.MEL_STEP_SIZE for f in starts]
+        ends = [audio.mel_start(f + last, fps) + audio.MEL_STEP_SIZE for f in starts]
         return np.array([f for f, end in zip(starts, ends, strict=True) if end <= len(self.mel)], int)
 
     def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
@@ -65,13 +65,8 @@ class Clip:
 
     def mel_window(self, frame: int, fps: float) -> np.ndarray:
         """The mel that starts at a video frame: (80, 16)."""
-        start = mel_start(frame, fps)
+        start = audio.mel_start(frame, fps)
         return self.mel[start : start + audio.MEL_STEP_SIZE].T
-
-
-def mel_start(frame: int, fps: float) -> int:
-    """First mel frame of a video frame."""
-    return int(audio.MEL_FRAMES_PER_SECOND * frame / fps)
 
 
 def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:

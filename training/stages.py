@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
@@ -247,7 +248,7 @@ class GeneratorStage(Stage):
             yield "lips", self.hp.lips_wt, losses.lips_of([layer[known] for layer in seen], expected)
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
-        """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
+        """L1; sync loss of generated and of real faces (the scale of the former); PSNR (dB), SSIM of the lower half."""
         return self._judge(batch, self._generate(batch, network))
 
     def _judge(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
@@ -259,7 +260,8 @@ class GeneratorStage(Stage):
             "l1": l1,
             "sync": sync,
             "sync_real": losses.sync_loss(self.expert, batch["mel"], batch["target"]),
-            "psnr_lower": losses.psnr_lower(generated, batch["target"]),
+            "psnr_lower": metrics.psnr_lower(generated, batch["target"]),
+            "ssim_lower": metrics.ssim_lower(generated, batch["target"]),
         }
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:
