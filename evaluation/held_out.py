@@ -15,7 +15,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from errors import run_script
@@ -25,7 +25,7 @@ from models.checkpoint import DEFAULT_EXPERT, DEFAULT_GENERATOR, load_expert, lo
 from models.discriminator import lower_half
 from training import losses
 from training.clips import FILELISTS, Clip
-from training.data import GeneratorDataset, WindowSampler, expert_faces, load_clips
+from training.data import GeneratorDataset, WindowSampler, collate, expert_faces, load_clips
 from training.stages import generator_input
 
 MIN_DISTANCE = 5  # frames between a window and a wrong one
@@ -81,7 +81,7 @@ def judge_generator(
     with their own speech and `sync_wrong` with speech at least 5 frames away. `copy_*` are the figures of the
     reference's lower half put in without any change.
     """
-    dataset = GeneratorDataset(clips, hp, seed, train=False)
+    dataset = GeneratorDataset(clips, hp, seed, train=False, reference_speech=True)
     sums: dict[str, float] = {}
     items = len(clips) * windows
     for first in tqdm(range(0, items, BATCH), desc="generator", unit="batch", leave=False):
@@ -108,7 +108,7 @@ def judge_generator(
 
 
 def _batch(dataset: Dataset, indices: range) -> dict[str, Tensor]:
-    batch = default_collate([dataset[index] for index in indices])
+    batch = collate([dataset[index] for index in indices])
     return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
 
 

@@ -29,7 +29,7 @@ class Clip:
         folder: where its crops lie; its name alone when they came out of a pack.
         numbers: (n,) frame numbers that have a crop, ascending.
         mel: (mel frames, 80) float32.
-        faces: (n, H, W, 3) uint8 BGR, or None while crops are decoded on demand.
+        faces: (n, H, W, 3) uint8 BGR, in memory colour by colour (`in_planes`); None while crops are decoded on demand.
     """
 
     folder: Path
@@ -45,10 +45,10 @@ class Clip:
         """
         have = np.zeros(self.numbers[-1] + SYNCNET_T + 1, bool)
         have[self.numbers] = True
-        starts = [f for f in self.numbers if f >= lead and have[f : f + SYNCNET_T].all()]
+        starts = self.numbers[self.numbers >= lead]
+        starts = starts[have[starts[:, None] + np.arange(SYNCNET_T)].all(axis=1)]
         last = SYNCNET_T - 1 - lead if lead else 0  # the latest frame, counted from f, whose mel is used
-        ends = [mel_start(f + last, fps) + audio.MEL_STEP_SIZE for f in starts]
-        return np.array([f for f, end in zip(starts, ends, strict=True) if end <= len(self.mel)], int)
+        return starts[mel_starts(starts + last, fps) + audio.MEL_STEP_SIZE <= len(self.mel)]
 
     def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
         """The `at`-th crop: (H, W, 3) uint8 BGR."""
@@ -65,13 +65,22 @@ class Clip:
 
     def mel_window(self, frame: int, fps: float) -> np.ndarray:
         """The mel that starts at a video frame: (80, 16)."""
-        start = mel_start(frame, fps)
-        return self.mel[start : start + audio.MEL_STEP_SIZE].T
+        return self.mel_windows(np.array([frame]), fps)[0]
+
+    def mel_windows(self, frames: np.ndarray, fps: float) -> np.ndarray:
+        """The mels that start at video frames: (n, 80, 16)."""
+        rows = mel_starts(frames, fps)[:, None] + np.arange(audio.MEL_STEP_SIZE)
+        return self.mel[rows].transpose(0, 2, 1)
 
 
-def mel_start(frame: int, fps: float) -> int:
-    """First mel frame of a video frame."""
-    return int(audio.MEL_FRAMES_PER_SECOND * frame / fps)
+def mel_starts(frames: np.ndarray, fps: float) -> np.ndarray:
+    """First mel frames of video frames, as integers."""
+    return (audio.MEL_FRAMES_PER_SECOND * frames / fps).astype(int)
+
+
+def in_planes(crops: np.ndarray) -> np.ndarray:
+    """The same (n, H, W, 3) array, in memory colour by colour, as networks take it, so that windows are copied whole."""
+    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
 
 def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:
@@ -125,7 +134,7 @@ def _open_clip(folder: Path, hp: HParams, lead: int) -> Clip | str:
     """A clip, or the reason why it cannot be used."""
     if not folder.is_dir():
         return "missing"
-    numbers = np.array(sorted(int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdigit()), int)
+    numbers = crop_numbers(folder)
     if len(numbers) < MIN_FRAMES:
         return f"with under {MIN_FRAMES} frames"
     stored = folder / "mel.npy"
@@ -139,6 +148,11 @@ def _open_clip(folder: Path, hp: HParams, lead: int) -> Clip | str:
     return clip
 
 
+def crop_numbers(folder: Path) -> np.ndarray:
+    """(n,) frame numbers of the crops in a clip's folder, ascending."""
+    return np.array(sorted(int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdigit()), int)
+
+
 def _cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
     needed = sum(len(clip.numbers) for clip in clips) * hp.img_size * hp.img_size * 3
     if needed > min(hp.cache_gb * 2**30, free_memory() / 2):
@@ -147,7 +161,7 @@ def _cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
     img_size = (hp.img_size, hp.img_size)
 
     def decode(clip: Clip) -> None:
-        clip.faces = np.stack([read_crop(clip.folder / f"{number}.jpg", img_size) for number in clip.numbers])
+        clip.faces = in_planes(np.stack([clip.face(k, img_size) for k in range(len(clip.numbers))]))
 
     with ThreadPoolExecutor(8) as pool:
         list(tqdm(pool.map(decode, clips), total=len(clips), desc=f"{split} crops", unit="clip", leave=False))

@@ -1,10 +1,12 @@
 """Training samples: windows of 5 frames, and the one sampler of all three stages (paper section 3)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from errors import InputError
@@ -45,10 +47,10 @@ class WindowSampler:
     def draw(self, clip: int, rng: np.random.Generator) -> tuple[int, int]:
         """A window's start and another's of the same clip, at least `min_distance` frames apart if possible."""
         starts = self.starts[clip]
-        first = rng.choice(starts)
+        first = starts[rng.integers(len(starts))]
         distances = np.abs(starts - first)
         others = starts[distances >= min(self.min_distance, distances.max())]
-        return int(first), int(rng.choice(others))
+        return int(first), int(others[rng.integers(len(others))])
 
     def draw_many(self, clip: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` starts of one clip, different from one another as long as there are enough."""
@@ -72,9 +74,10 @@ class _WindowDataset(Dataset, ABC):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((self.seed, index))
-        return self.sample(self._clip_of(index), rng)
+        return self.sample(self.clip_of(index), rng)
 
-    def _clip_of(self, index: int) -> int:
+    def clip_of(self, index: int) -> int:
+        """The clip that sample `index` comes from; each epoch visits every clip once."""
         epoch, place = divmod(index, len(self.clips))
         if not self.train:
             return place
@@ -104,7 +107,7 @@ class ExpertDataset(_WindowDataset):
             return super().__getitem__(index)
         pair, label = divmod(index, 2)  # both samples of a pair are of the same draw
         rng = np.random.default_rng((self.seed, pair))
-        return self._sample(self._clip_of(pair), rng, label=1 - label)
+        return self._sample(self.clip_of(pair), rng, label=1 - label)
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return self._sample(clip, rng, label=int(rng.integers(2)))
@@ -145,38 +148,46 @@ class GeneratorDataset(_WindowDataset):
 
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
     (5, 1, 80, 16): frame f + k gets the mel that starts at frame f + k - 1; `mel` (1, 80, 16) starts at f.
-    `reference_indiv_mels` and `reference_mel` are the reference's.
+    `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
+    default is when a loss uses them.
     """
 
     lead = 1
+
+    def __init__(self, clips: list[Clip], hp: HParams, seed: int, train: bool, reference_speech: bool | None = None):
+        super().__init__(clips, hp, seed, train)
+        needed = hp.contrast_wt > 0 or hp.spoken_over_share > 0
+        self.reference_speech = needed if reference_speech is None else reference_speech
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         start, other = self.windows.draw(clip, rng)
         source = self.clips[clip]
         transform, gain = self.transforms(rng)
-        individual = (np.arange(at - 1, at - 1 + SYNCNET_T) for at in (start, other))
-        individual = [
-            np.stack([gain(source.mel_window(at, self.hp.fps))[None] for at in frames]) for frames in individual
-        ]
-        return {
+        sample = {
             "target": channels_first(transform(source.window(start, self.img_size))),
             "reference": channels_first(transform(source.window(other, self.img_size))),
-            "indiv_mels": individual[0],
-            "reference_indiv_mels": individual[1],
-            "mel": gain(source.mel_window(start, self.hp.fps))[None],
-            "reference_mel": gain(source.mel_window(other, self.hp.fps))[None],
         }
+        for prefix, at in (("", start), ("reference_", other))[: 1 + self.reference_speech]:
+            frames = np.arange(at - self.lead, at - self.lead + SYNCNET_T)
+            mels = gain(source.mel_windows(np.append(frames, at), self.hp.fps))[:, None]
+            sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
+        return sample
+
+
+def collate(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Samples as one batch, along a new first axis: one copy, without a tensor for every piece of a sample."""
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
 
 
 def expert_faces(window: np.ndarray) -> np.ndarray:
     """(5, H, W, 3) -> lower halves stacked on channels, time-major: (15, H / 2, W)."""
     lower = window[:, window.shape[1] // 2 :]
-    return np.ascontiguousarray(lower.transpose(0, 3, 1, 2)).reshape(-1, *lower.shape[1:3])
+    return lower.transpose(0, 3, 1, 2).reshape(-1, *lower.shape[1:3])
 
 
 def channels_first(window: np.ndarray) -> np.ndarray:
-    """(5, H, W, 3) -> (3, 5, H, W)."""
-    return np.ascontiguousarray(window.transpose(3, 0, 1, 2))
+    """(5, H, W, 3) -> (3, 5, H, W), a view: collating makes the one copy of a batch."""
+    return window.transpose(3, 0, 1, 2)
 
 
 class StepSampler(Sampler[list[int]]):

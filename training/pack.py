@@ -72,7 +72,7 @@ def read_pack(folder: Path, split: str, hp: HParams) -> list[Clip]:
     needed = total * hp.img_size * hp.img_size * 3
     if needed > free_memory():
         raise InputError(f"{video}: its crops need {needed / 2**30:.1f} GB of memory: train from the tree instead")
-    faces = np.empty((total, hp.img_size, hp.img_size, 3), np.uint8)
+    faces = np.empty((total, 3, hp.img_size, hp.img_size), np.uint8).transpose(0, 2, 3, 1)  # as `in_planes` lays them
     count = 0
     for frame in tqdm(_frames(video), total=total, desc=f"{split} crops", unit="crop", leave=False):
         if count < total:
