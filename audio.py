@@ -119,6 +119,16 @@ def denormalize(spectrogram: np.ndarray, hp: HParams = hparams) -> np.ndarray:
     return (clipped + hp.max_abs_value) * -hp.min_level_db / (2 * hp.max_abs_value) + hp.min_level_db
 
 
+def mel_start(frame: int, fps: float) -> int:
+    """First mel frame of a video frame, counted from 0."""
+    return int(MEL_FRAMES_PER_SECOND * frame / fps)
+
+
+def mel_starts(frames: np.ndarray, fps: float) -> np.ndarray:
+    """`mel_start` of many frames."""
+    return (MEL_FRAMES_PER_SECOND * frames / fps).astype(int)
+
+
 def mel_window_starts(mel_frames: int, fps: float) -> list[int]:
     """First mel frame of the window of each video frame.
 

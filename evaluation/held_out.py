@@ -14,22 +14,23 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+import audio
 from errors import run_script
+from evaluation import sync
 from hparams import HParams, hparams
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import DEFAULT_EXPERT, DEFAULT_GENERATOR, load_expert, load_generator
 from models.discriminator import lower_half
+from models.syncnet import SYNCNET_T
 from training import losses
 from training.clips import FILELISTS, Clip
-from training.data import GeneratorDataset, WindowSampler, collate, expert_faces, load_clips
+from training.data import GeneratorDataset, WindowSampler, collate, load_clips
 from training.stages import generator_input
 
 MIN_DISTANCE = 5  # frames between a window and a wrong one
-MAX_OFFSET = 15  # frames either way in which the true offset is looked for
 BATCH = 16
 
 
@@ -47,14 +48,13 @@ def judge_expert(expert: SyncNet_color, clips: list[Clip], hp: HParams, windows:
         clip = index % len(clips)
         start, other = sampler.draw(clip, np.random.default_rng((seed, index)))
         near = sampler.starts[clip]
-        near = near[np.abs(near - start) <= MAX_OFFSET]
+        near = near[np.abs(near - start) <= sync.MAX_OFFSET]
         source = clips[clip]
         size = expert.img_size
-        faces = np.stack([expert_faces(source.window(frame, size)) for frame in (start, other)])
-        mels = np.stack([source.mel_window(frame, hp.fps)[None] for frame in near])
-        face = expert.face_encoder(torch.from_numpy(faces).float() / 255).flatten(1)
-        speech = expert.audio_encoder(torch.from_numpy(mels)).flatten(1)
-        cosine = F.normalize(speech) @ F.normalize(face).T  # (near, 2)
+        faces = np.concatenate([source.window(frame, size) for frame in (start, other)])
+        face = sync.embed_lips(expert, faces, (0, SYNCNET_T))
+        speech = sync.embed_speech(expert, source.mel.T, [audio.mel_start(frame, hp.fps) for frame in near])
+        cosine = speech @ face.T  # (near, 2)
         own = int(np.flatnonzero(near == start)[0])
         true, false = (cosine[own].clamp(1e-7, 1 - 1e-7)).tolist()
         found = near[int(cosine[:, 0].argmax())]

@@ -48,7 +48,7 @@ class Clip:
         starts = self.numbers[self.numbers >= lead]
         starts = starts[have[starts[:, None] + np.arange(SYNCNET_T)].all(axis=1)]
         last = SYNCNET_T - 1 - lead if lead else 0  # the latest frame, counted from f, whose mel is used
-        return starts[mel_starts(starts + last, fps) + audio.MEL_STEP_SIZE <= len(self.mel)]
+        return starts[audio.mel_starts(starts + last, fps) + audio.MEL_STEP_SIZE <= len(self.mel)]
 
     def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
         """The `at`-th crop: (H, W, 3) uint8 BGR."""
@@ -69,18 +69,13 @@ class Clip:
 
     def mel_windows(self, frames: np.ndarray, fps: float) -> np.ndarray:
         """The mels that start at video frames: (n, 80, 16)."""
-        rows = mel_starts(frames, fps)[:, None] + np.arange(audio.MEL_STEP_SIZE)
+        rows = audio.mel_starts(frames, fps)[:, None] + np.arange(audio.MEL_STEP_SIZE)
         return self.mel[rows].transpose(0, 2, 1)
 
 
-def mel_starts(frames: np.ndarray, fps: float) -> np.ndarray:
-    """First mel frames of video frames, as integers."""
-    return (audio.MEL_FRAMES_PER_SECOND * frames / fps).astype(int)
-
-
-def in_planes(crops: np.ndarray) -> np.ndarray:
-    """The same (n, H, W, 3) array, in memory colour by colour, as networks take it, so that windows are copied whole."""
-    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+def in_planes(faces: np.ndarray) -> np.ndarray:
+    """The same (n, H, W, 3) array, in memory colour by colour, as networks take it: windows are then copied whole."""
+    return np.ascontiguousarray(faces.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
 
 def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:
