@@ -40,13 +40,17 @@ class Options:
     face_detector: str
     pads: tuple[int, int, int, int]
     smooth: bool
+    fps: float
 
 
 def main() -> None:
     options = parse_arguments()
     videos = find_videos(options.data_root)
+    from training.clips import write_facts
+
     options.preprocessed_root.mkdir(parents=True, exist_ok=True)
     remove_parts(options.preprocessed_root)
+    write_facts(options.preprocessed_root, options.fps)
     todo = {name: path for name, path in videos.items() if not (options.preprocessed_root / name).is_dir()}
     print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
     failures = process_clips(todo, options)
@@ -64,7 +68,11 @@ def parse_arguments() -> Options:
     parser.add_argument("--pads", type=int, nargs=4, default=(0, 0, 0, 0), metavar=("T", "B", "L", "R"),
                         help="pixels by which the detected box grows (default: 0 0 0 0, as published)")  # fmt: skip
     parser.add_argument("--smooth", action="store_true", help="smooth boxes over time as inference does")
+    parser.add_argument("--fps", type=float, default=hparams.fps,
+                        help="frames a second of the crops (default: %(default)s, as published)")  # fmt: skip
     args = parser.parse_args()
+    if not 1 <= args.fps <= 480:
+        raise InputError("--fps takes frames a second from 1 to 480")
     if args.batch_size < 1 or args.ngpu < 0 or args.workers < 0:
         raise InputError("--batch_size takes a number from 1, --ngpu and --workers from 0")
     if not args.data_root.is_dir():
@@ -210,11 +218,11 @@ def consecutive_runs(numbers: list[int]) -> list[slice]:
 
 
 def batches(video: Path) -> Iterator[list]:
-    """Lists of `--batch_size` frames at the training frame rate."""
+    """Lists of `--batch_size` frames at `--fps`."""
     from lipsync.video import FrameReader
 
     batch = []
-    for frame in FrameReader(video, fps=hparams.fps):
+    for frame in FrameReader(video, fps=_options.fps):
         batch.append(frame)
         if len(batch) == _options.batch_size:
             yield batch
@@ -233,7 +241,7 @@ def write_audio(video: Path, folder: Path) -> None:
     wav = np.clip(audio.load_wav(video), -1, 32767 / 32768)
     samples = np.round(wav * 32768).astype(np.int16)
     mel = audio.melspectrogram(samples / np.float32(32768))
-    audio.mel_window_starts(mel.shape[1], hparams.fps)  # refuses sound shorter than a window
+    audio.mel_window_starts(mel.shape[1], _options.fps)  # refuses sound shorter than a window
     wavfile.write(folder / "audio.wav", hparams.sample_rate, samples)
     np.save(folder / "mel.npy", mel.T)
 

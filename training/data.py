@@ -11,23 +11,31 @@ from torch.utils.data import Dataset, Sampler
 
 from errors import InputError
 from hparams import HParams
-from models.syncnet import SYNCNET_T
+from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training.augment import MelGain, WindowTransform
-from training.clips import FILELISTS, Clip, open_clips
-from training.pack import is_packed, read_pack
+from training.clips import FILELISTS, Clip, Steps, open_clips, stored_fps
+from training.pack import is_packed, packed_fps, read_pack
 
 
-def load_clips(data_root: Path, split: str, hp: HParams, lead: int, filelists: Path = FILELISTS) -> list[Clip]:
+def load_clips(
+    data_root: Path, split: str, hp: HParams, lead: int, filelists: Path = FILELISTS, steps: Steps = CONSECUTIVE
+) -> list[Clip]:
     """The usable clips of a split, of a preprocessed tree or of the pack made of one. Raises InputError.
 
     A pack has its own lists of clips; `filelists` is for trees.
     """
     if not is_packed(data_root, split):
-        return open_clips(data_root, split, hp, lead, filelists)
-    clips = [clip for clip in read_pack(data_root, split, hp) if len(clip.window_starts(hp.fps, lead)) >= 2]
+        return open_clips(data_root, split, hp, lead, filelists, steps)
+    clips = [clip for clip in read_pack(data_root, split, hp) if len(clip.window_starts(hp.fps, lead, steps)) >= 2]
     if not clips:
         raise InputError(f"no clip of {data_root / split}.npz has 2 windows of {SYNCNET_T} consecutive frames")
     return clips
+
+
+def data_fps(data_root: Path, split: str) -> float:
+    """Frames a second of a split by its own word, else the published 25. Raises InputError."""
+    stored = packed_fps(data_root, split) if is_packed(data_root, split) else stored_fps(data_root)
+    return stored or PUBLISHED_FPS
 
 
 class WindowSampler:
@@ -38,11 +46,12 @@ class WindowSampler:
         fps: frames a second of the clips.
         lead: see `Clip.window_starts`.
         min_distance: frames that windows drawn together lie apart, where the clip is long enough.
+        steps: the frames of a window, counted from its first.
     """
 
-    def __init__(self, clips: list[Clip], fps: float, lead: int, min_distance: int):
+    def __init__(self, clips: list[Clip], fps: float, lead: int, min_distance: int, steps: Steps = CONSECUTIVE):
         self.clips, self.min_distance = clips, max(1, min_distance)
-        self.starts = [clip.window_starts(fps, lead) for clip in clips]
+        self.starts = [clip.window_starts(fps, lead, steps) for clip in clips]
 
     def draw(self, clip: int, rng: np.random.Generator) -> tuple[int, int]:
         """A window's start and another's of the same clip, at least `min_distance` frames apart if possible."""
@@ -59,14 +68,18 @@ class WindowSampler:
 
 
 class _WindowDataset(Dataset, ABC):
-    """Sample i is a function of (seed, i): epochs are reshuffled, a resumed run draws what the first would have."""
+    """Sample i is a function of (seed, i): epochs are reshuffled, a resumed run draws what the first would have.
+
+    `steps` are the frames of a window, counted from its first: other than 0 to 4 for an expert that learnt at another
+    rate than the clips have.
+    """
 
     lead = 0
 
-    def __init__(self, clips: list[Clip], hp: HParams, seed: int, train: bool):
-        self.clips, self.hp, self.seed, self.train = clips, hp, seed, train
+    def __init__(self, clips: list[Clip], hp: HParams, seed: int, train: bool, steps: Steps = CONSECUTIVE):
+        self.clips, self.hp, self.seed, self.train, self.steps = clips, hp, seed, train, steps
         self.img_size = (hp.img_size, hp.img_size)
-        self.windows = WindowSampler(clips, hp.fps, self.lead, hp.min_negative_distance)
+        self.windows = WindowSampler(clips, hp.fps, self.lead, hp.negative_frames, steps)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(clips)))
 
     def __len__(self) -> int:
@@ -115,9 +128,10 @@ class ExpertDataset(_WindowDataset):
     def _sample(self, clip: int, rng: np.random.Generator, label: int) -> dict[str, np.ndarray]:
         start, other = self.windows.draw(clip, rng)
         transform, gain = self.transforms(rng)
+        source = self.clips[clip]
         return {
-            "faces": expert_faces(transform(self.clips[clip].window(start if label else other, self.img_size))),
-            "mel": gain(self.clips[clip].mel_window(start, self.hp.fps))[None],
+            "faces": expert_faces(transform(source.window(start if label else other, self.img_size, self.steps))),
+            "mel": gain(source.mel_window(start, self.hp.fps))[None],
             "label": np.array([label], np.float32),
         }
 
@@ -147,15 +161,23 @@ class GeneratorDataset(_WindowDataset):
     """Samples of the generator (paper section 3.4).
 
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
-    (5, 1, 80, 16): frame f + k gets the mel that starts at frame f + k - 1; `mel` (1, 80, 16) starts at f.
+    (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
     default is when a loss uses them.
     """
 
     lead = 1
 
-    def __init__(self, clips: list[Clip], hp: HParams, seed: int, train: bool, reference_speech: bool | None = None):
-        super().__init__(clips, hp, seed, train)
+    def __init__(
+        self,
+        clips: list[Clip],
+        hp: HParams,
+        seed: int,
+        train: bool,
+        steps: Steps = CONSECUTIVE,
+        reference_speech: bool | None = None,
+    ):
+        super().__init__(clips, hp, seed, train, steps)
         needed = hp.contrast_wt > 0 or hp.spoken_over_share > 0
         self.reference_speech = needed if reference_speech is None else reference_speech
 
@@ -164,12 +186,12 @@ class GeneratorDataset(_WindowDataset):
         source = self.clips[clip]
         transform, gain = self.transforms(rng)
         sample = {
-            "target": channels_first(transform(source.window(start, self.img_size))),
-            "reference": channels_first(transform(source.window(other, self.img_size))),
+            "target": channels_first(transform(source.window(start, self.img_size, self.steps))),
+            "reference": channels_first(transform(source.window(other, self.img_size, self.steps))),
         }
         for prefix, at in (("", start), ("reference_", other))[: 1 + self.reference_speech]:
-            frames = np.arange(at - self.lead, at - self.lead + SYNCNET_T)
-            mels = gain(source.mel_windows(np.append(frames, at), self.hp.fps))[:, None]
+            frames = [*(at - self.lead + k for k in self.steps), at]
+            mels = gain(source.mel_windows(np.array(frames), self.hp.fps))[:, None]
             sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
         return sample
 
