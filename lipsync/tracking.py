@@ -49,7 +49,7 @@ def follow(detections: Iterable[np.ndarray], lost_after: int, face_index: int | 
     Raises NoFaceError when there is no face in any frame, InputError when there is none of that index in the first
     frame with faces.
     """
-    coming = _label(detections)
+    coming = label(detections)
     ahead: deque[tuple[np.ndarray, list[int]]] = deque()
     recent: deque[list[int]] = deque(maxlen=lost_after + 1)  # tracks of the frames before
     current, last_box, away, companions = NO_TRACK, None, 0, set()
@@ -97,8 +97,8 @@ def _first_choice(faces: np.ndarray, face_index: int | None) -> int:
     return int(np.argsort(faces[:, 0] + faces[:, 2], kind="stable")[face_index])
 
 
-def _label(detections: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Each frame's detections with the track number of each."""
+def label(detections: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Each frame's detections (n, 5 or more) with the track number of each, counted from 0."""
     last_boxes: list[np.ndarray] = []  # of every track so far
     previous: set[int] = set()  # tracks of the frame before
     for faces in detections:

@@ -111,11 +111,11 @@ class TestFolders:
         line = words(media, tmp_path, results=media / "results", real=media / "real")
         calls = []
 
-        def interrupted(video, *rest):
-            calls.append(video)
+        def interrupted(options, *rest):
+            calls.append(options.face)
             if len(calls) == 3:  # the second clip's first video
                 raise KeyboardInterrupt
-            return read_track(video, *rest)
+            return read_track(options, *rest)
 
         monkeypatch.setattr(clips, "read_track", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -272,9 +272,7 @@ class TestFaces:
         motion = {}
         for name, frames in (("still", still), ("moving", moving)):
             write_clip(tmp_path / f"{name}.mp4", frames)
-            found = read_track(
-                tmp_path / f"{name}.mp4", inference_options(tmp_path / f"{name}.mp4", options, "cpu"), (96, 96), False
-            )
+            found = read_track(inference_options(tmp_path / f"{name}.mp4", options, "cpu"), 25, (96, 96))
             assert found.numbers == list(range(10)) and np.isnan(found.motion[0])
             motion[name] = np.nanmean(found.motion)
         assert motion["still"] < 1 and motion["moving"] > 10
@@ -283,14 +281,14 @@ class TestFaces:
         path = tmp_path / "wall.mp4"
         write_clip(path, [scene(0, with_face=False)] * 8)
         options = inference_options(path, EvaluationOptions(results=tmp_path), "cpu")
-        found = read_track(path, options, (96, 96), False)
+        found = read_track(options, 25, (96, 96))
         assert (found.frames, found.faceless, found.faces) == (8, 1.0, [])
 
     def test_other_frame_rates_are_read_at_25(self, tmp_path):
         path = tmp_path / "fast.mp4"
         write_clip(path, [scene(k % 6) for k in range(60)], fps=50)
         options = inference_options(path, EvaluationOptions(results=tmp_path, box=BOX), "cpu")
-        assert abs(read_track(path, options, (96, 96), False).frames - 30) <= 1
+        assert abs(read_track(options, 25, (96, 96)).frames - 30) <= 1
 
     def test_sound_begins_with_the_picture(self, tmp_path):
         import av
@@ -339,13 +337,13 @@ class TestPublishedSyncNet:
         module = types.SimpleNamespace(SyncNetPipeline=SyncNetPipeline)
         monkeypatch.setitem(sys.modules, "syncnet_python", module)
         judge = PublishedSyncNet(weights, "cpu")
-        score = judge.score(Track(), Path("clip.mp4"), np.zeros(RATE, np.float32))
+        score = judge.score(Track(25), Path("clip.mp4"), np.zeros(RATE, np.float32))
         assert (score.offset, score.confidence, score.distance) == (-2, 6.5, 7.5)  # its sign is the other way round
         assert seen["syncnet_weights"].endswith("syncnet_v2.model") and seen["s3fd_weights"].endswith("sfd_face.pth")
         assert (seen["video"], seen["device"], seen["sound"]) == ("clip.mp4", "cpu", 44 + 2 * RATE)
         assert "published SyncNet v2" in judge.name
         with pytest.raises(InputError, match="no face track of 2 seconds"):
-            judge.score(Track(), Path("nobody.mp4"), np.zeros(RATE, np.float32))
+            judge.score(Track(25), Path("nobody.mp4"), np.zeros(RATE, np.float32))
 
 
 class TestFid:

@@ -15,6 +15,7 @@ from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
+from models.syncnet import window_frames
 from training import initial, losses, whole_clips
 from training.augment import jitter
 from training.clips import Clip
@@ -100,6 +101,7 @@ class ExpertStage(Stage):
     def __init__(self, hp: HParams):
         super().__init__(hp)
         self.networks = {"": SyncNet_color((hp.img_size, hp.img_size), hp.syncnet_width)}
+        self.networks[""].fps = hp.fps
         self.learning_rates = {"": hp.syncnet_lr}
         self.batch_size = hp.syncnet_batch_size
 
@@ -124,7 +126,7 @@ class ExpertStage(Stage):
         if self.hp.syncnet_loss != "bce":
             audio_embedding, face_embedding = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
             cosine = audio_embedding @ face_embedding.T
-            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.min_negative_distance
+            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.negative_frames
             if self.hp.syncnet_loss == "infonce":
                 same_clip_only = self.hp.infonce_negatives == "clip"
                 loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
@@ -168,6 +170,7 @@ class GeneratorStage(Stage):
         self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
         self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
+        self.networks[""].fps = hp.fps
         if hp.start_as_copy:
             initial.start_as_copy(self.networks[""])
             initial.hear_like(self.networks[""], expert)
@@ -177,9 +180,10 @@ class GeneratorStage(Stage):
         self.settled_wt = hp.syncnet_wt_settled
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
-        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
+        steps = window_frames(self.hp.fps, self.expert.fps)  # the five frames are for the expert to see
+        clips = load_clips(data_root, split, self.hp, self.lead, filelists, steps)
         train = split == "train"
-        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train=train)
+        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train, steps)
 
     def train_mode(self) -> None:
         super().train_mode()

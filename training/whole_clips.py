@@ -65,7 +65,7 @@ def _generated(generator: nn.Module, clip: Clip, fps: float) -> tuple[np.ndarray
     """Faces (m, H, W, 3) uint8 BGR and their frame numbers: of all frames whose mel window is there."""
     faces = _faces(clip, generator.img_size)
     references = np.roll(faces, len(faces) // 2, axis=0)
-    starts = np.array([audio.mel_start(number - 1, fps) for number in clip.numbers])  # as the generator learns it
+    starts = audio.mel_starts(clip.numbers - 1, fps)  # as the generator learns it
     there = (clip.numbers >= 1) & (starts + audio.MEL_STEP_SIZE <= len(clip.mel))
     if not there.any():
         raise InputError(f"clip {clip.folder} has no frame with sound: leave it out of the file list")
