@@ -45,7 +45,7 @@ def shown_at(frames: Sequence[np.ndarray], fps: Fraction, seed: int = 0) -> Iter
     """Frames with their times as a camera of `fps` frames a second sees them; `VARIABLE` leaves out one in five."""
     if fps != VARIABLE:
         for k in range(int(len(frames) * fps / FPS)):
-            yield k / fps, frames[int(k * FPS / fps)]
+            yield k / fps, frames[min(len(frames) - 1, round(k * FPS / fps))]
         return
     rng = np.random.default_rng(seed)
     for k, frame in enumerate(frames):
