@@ -29,7 +29,7 @@ class HParams:
 
     # Video
     img_size: int = 96  # pixels a side of the face that the networks see
-    fps: float = 25.0  # frames a second of the training videos
+    fps: float = 25.0  # frames a second of the crops; preprocess.py --fps makes others
 
     # Training of the generator
     batch_size: int = 16  # samples of 5 frames
@@ -87,7 +87,7 @@ class HParams:
     infonce_negatives: str = "batch"  # batch: all other windows; clip: those of the same clip alone, so that only
     # timing tells them apart and never who speaks
     infonce_scale: float = 20.0  # factor on the cosines (inverse temperature)
-    min_negative_distance: int = 1  # frames between a window and a negative of the same clip
+    min_negative_distance: int = 1  # between a window and a negative of the same clip, in frames of 40 ms
 
     # This toolkit: evaluation
     eval_windows: int = 2  # fixed windows a validation clip
@@ -95,6 +95,11 @@ class HParams:
     # This toolkit: data
     augment: bool = False  # one random flip, colour and shift for all frames of a sample, mel gain
     cache_gb: float = 16.0  # decoded crops stay in memory when they need at most this and half of what is free
+
+    @property
+    def negative_frames(self) -> int:
+        """`min_negative_distance` in frames of the crops, at least 1."""
+        return max(1, round(self.min_negative_distance * self.fps * 0.04))
 
     def override(self, text: str) -> "HParams":
         """Return a copy with `name=value` pairs from a comma-separated text applied.

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import audio
 from errors import InputError
 from models.discriminator import stack_window
-from models.syncnet import SYNCNET_T, SyncNet_color
+from models.syncnet import CONSECUTIVE, SYNCNET_T, SyncNet_color, window_frames
 
 MAX_OFFSET = 15  # frames either way in which the offset is looked for
 OFFSETS = np.arange(-MAX_OFFSET, MAX_OFFSET + 1)
@@ -84,8 +84,8 @@ def distances(
         expert: frozen, in eval mode.
         faces: F face crops (h, w, 3) uint8 BGR of any size, of one person; (F, H, W, 3) serves.
         mel: (80, mel frames) of the clip's sound, from the video's first frame on.
-        fps: frames a second of the video. Mel windows start by time; the windows of 5 frames last 200 ms, as the
-            experts learnt them, at 25 frames a second.
+        fps: frames a second of the video. Mel windows start by time, and the 5 frames of a window are those nearest in
+            time to 5 consecutive ones at the rate at which the expert learnt (`SyncNet_color.fps`).
         numbers: (F,) frame numbers of the faces in the video, ascending; by default 0, 1, 2, ... Windows never reach
             across missing frames.
 
@@ -94,13 +94,14 @@ def distances(
     Raises InputError when there are no 5 consecutive frames.
     """
     numbers = np.arange(len(faces)) if numbers is None else np.asarray(numbers)
-    places = window_places(numbers)
+    steps = window_frames(fps, expert.fps)
+    places = window_places(numbers, steps)
     if not len(places):
         raise InputError(
             f"the face is seen in {len(faces)} frames, never in {SYNCNET_T} in a row: give a longer clip, or one with "
             "a clearer face"
         )
-    lips = embed_lips(expert, _fit(faces, expert.img_size), places)
+    lips = embed_lips(expert, _fit(faces, expert.img_size), places, steps)
     frames = np.unique(numbers[places][:, None] + OFFSETS)
     frames = frames[(frames >= 0) & (np.array([_mel_end(f, fps) for f in frames]) <= mel.shape[1])]
     result = np.full((len(places), len(OFFSETS)), np.nan, np.float32)
@@ -117,23 +118,25 @@ def distances(
     return result
 
 
-def window_places(numbers: np.ndarray) -> np.ndarray:
-    """Places in `numbers` (ascending) from which 5 follow on one another."""
-    last = len(numbers) - SYNCNET_T + 1
-    whole = [k for k in range(last) if numbers[k + SYNCNET_T - 1] - numbers[k] == SYNCNET_T - 1]
+def window_places(numbers: np.ndarray, steps: Sequence[int] = CONSECUTIVE) -> np.ndarray:
+    """Places in `numbers` (ascending) from which all frames up to a window's last follow on one another."""
+    last = steps[-1]
+    whole = [k for k in range(len(numbers) - last) if numbers[k + last] - numbers[k] == last]
     return np.array(whole, int)
 
 
 @torch.inference_mode()
-def embed_lips(expert: SyncNet_color, faces: np.ndarray, places: Sequence[int]) -> Tensor:
+def embed_lips(
+    expert: SyncNet_color, faces: np.ndarray, places: Sequence[int], steps: Sequence[int] = CONSECUTIVE
+) -> Tensor:
     """Embeddings (windows, D), of length 1, of the windows that begin at `places` of faces (F, H, W, 3) uint8 BGR.
 
-    The faces have the expert's size.
+    The faces have the expert's size; `steps` are the 5 frames of a window, counted from its first.
     """
     device = next(expert.parameters()).device
     pieces = []
     for first in range(0, len(places), BATCH):
-        windows = np.stack([faces[at : at + SYNCNET_T] for at in places[first : first + BATCH]])
+        windows = np.stack([faces[np.add(at, steps)] for at in places[first : first + BATCH]])
         pixels = torch.from_numpy(windows).to(device).permute(0, 4, 1, 2, 3).float() / 255  # (B, 3, 5, H, W)
         pieces.append(F.normalize(expert.face_encoder(stack_window(pixels)).flatten(1)))
     return torch.cat(pieces)

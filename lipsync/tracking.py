@@ -14,6 +14,10 @@ MAX_DRIFT = 1.0  # face sizes between the places where a face was lost and found
 NO_TRACK = -1
 
 
+class NoFaceError(InputError):
+    """There is no face in any frame."""
+
+
 class Sighting(NamedTuple):
     """The face that a run follows, in one frame.
 
@@ -42,7 +46,8 @@ def follow(detections: Iterable[np.ndarray], lost_after: int, face_index: int | 
         detections: per frame (n, 5) x1, y1, x2, y2, score.
         lost_after: frames.
 
-    Raises InputError when there is no face in any frame, or none of that index in the first frame with faces.
+    Raises NoFaceError when there is no face in any frame, InputError when there is none of that index in the first
+    frame with faces.
     """
     coming = label(detections)
     ahead: deque[tuple[np.ndarray, list[int]]] = deque()
@@ -66,7 +71,7 @@ def follow(detections: Iterable[np.ndarray], lost_after: int, face_index: int | 
             away, last_box = 0, faces[found.index(current)]
         yield Sighting(last_box[:4], current) if seen else UNSEEN
     if current == NO_TRACK:
-        raise InputError("no face was found in any frame: use another video, or give the place with --box")
+        raise NoFaceError("no face was found in any frame: use another video, or give the place with --box")
 
 
 def _fill(ahead: deque, coming: Iterator, count: int) -> bool:

@@ -61,7 +61,7 @@ class ClipWriter:
 
     def write_sound(self, sound: Sound, fps: float, offset: int) -> None:
         """The clip's own sound, taken `offset` frames later."""
-        write_sound(sound.of_frames(self.stretch.first + offset, self.stretch.end + offset, fps), self.folder)
+        write_sound(sound.of_frames(self.stretch.first + offset, self.stretch.end + offset, fps), self.folder, fps)
 
     def drop(self, reason: str) -> None:
         self.reason, self._faces = reason, []

@@ -35,8 +35,11 @@ class Lrs2Options:
         metadata={"metavar": ("T", "B", "L", "R"), "help": "pixels by which the detected box grows, as published"},
     )
     smooth: bool = field(default=False, metadata={"help": "smooth boxes over time as inference does"})
+    fps: float = field(default=hparams.fps, metadata={"help": "frames a second of the crops, as published"})
 
     def __post_init__(self) -> None:
+        if not 1 <= self.fps <= 480:
+            raise InputError("--fps takes frames a second from 1 to 480")
         check_workers(self.batch_size, self.ngpu, self.workers)
         if not self.data_root.is_dir():
             raise InputError(f"--data_root {self.data_root} is not a folder: give the one that holds <folder>/<id>.mp4")
@@ -44,9 +47,12 @@ class Lrs2Options:
 
 def preprocess_clips(options: Lrs2Options) -> None:
     """The whole of `data_root`. Raises InputError when there is no clip or none comes through."""
+    from training.clips import write_facts
+
     videos = find_videos(options.data_root)
     options.preprocessed_root.mkdir(parents=True, exist_ok=True)
     remove_parts(options.preprocessed_root)
+    write_facts(options.preprocessed_root, options.fps)
     todo = {name: path for name, path in videos.items() if not (options.preprocessed_root / name).is_dir()}
     print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
     failures = process_clips(todo, options)
@@ -168,11 +174,11 @@ def consecutive_runs(numbers: list[int]) -> list[slice]:
 
 
 def batches(video: Path) -> Iterator[list]:
-    """Lists of `--batch_size` frames at the training frame rate."""
+    """Lists of `--batch_size` frames at `--fps`."""
     from lipsync.video import FrameReader
 
     batch = []
-    for frame in FrameReader(video, fps=hparams.fps):
+    for frame in FrameReader(video, fps=_options.fps):
         batch.append(frame)
         if len(batch) == _options.batch_size:
             yield batch
@@ -186,4 +192,4 @@ def write_audio(video: Path, folder: Path) -> None:
     import audio
     from preprocessing.sound import as_int16, write_sound
 
-    write_sound(as_int16(audio.load_wav(video)), folder)
+    write_sound(as_int16(audio.load_wav(video)), folder, _options.fps)

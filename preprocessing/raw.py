@@ -32,7 +32,10 @@ def preprocess_raw(options: RawOptions) -> None:
         from models.checkpoint import load_expert
 
         load_expert(options.syncnet_checkpoint_path)  # what is wrong with it is told here, once
+    from training.clips import write_facts
+
     root.mkdir(parents=True, exist_ok=True)
+    write_facts(root, hparams.fps)
     mine = share_of_rank(sources)
     todo = [source for source in mine if not is_done(source, options)]
     print(f"{len(mine)} videos of {options.raw} to do here, {len(mine) - len(todo)} of them done already")

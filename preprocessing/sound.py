@@ -135,11 +135,11 @@ def mel_of(samples: np.ndarray) -> np.ndarray:
     return audio.melspectrogram(samples / np.float32(32768))
 
 
-def write_sound(samples: np.ndarray, folder: Path) -> None:
+def write_sound(samples: np.ndarray, folder: Path, fps: float) -> None:
     """audio.wav of 16-bit samples, and the mel of exactly that as mel.npy: (mel frames, 80) float32."""
     from scipy.io import wavfile
 
     mel = mel_of(samples)
-    audio.mel_window_starts(mel.shape[1], hparams.fps)  # refuses sound shorter than a window
+    audio.mel_window_starts(mel.shape[1], fps)  # refuses sound shorter than a window
     wavfile.write(folder / "audio.wav", RATE, samples)
     np.save(folder / "mel.npy", mel.T)

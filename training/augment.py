@@ -67,7 +67,7 @@ class MelGain:
         return cls(float(rng.uniform(-1, 1) * MAX_MEL_GAIN) if active else 0.0)
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
-        """(80, 16) in [-4, 4] -> the same."""
+        """(..., 80, 16) in [-4, 4] -> the same."""
         return np.clip(mel + self.offset, -4, 4).astype(np.float32) if self.offset else mel
 
 

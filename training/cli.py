@@ -46,6 +46,8 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError("--steps takes a number from 1")
     if args.init_from and args.checkpoint_path:
         raise InputError("--init_from starts anew and --checkpoint_path resumes: give one of them")
+    if not 1 <= hp.fps <= 480:
+        raise InputError(f"--hparams: fps takes frames a second from 1 to 480, not {hp.fps:g}")
     if hp.syncnet_loss not in ("bce", "bce_pairs", "infonce"):
         raise InputError(f"--hparams: syncnet_loss is bce, bce_pairs or infonce, not '{hp.syncnet_loss}'")
     if hp.infonce_negatives not in ("batch", "clip"):

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
+from models.syncnet import window_frames
 from training import initial, losses
 from training.augment import jitter
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
@@ -94,6 +96,7 @@ class ExpertStage(Stage):
     def __init__(self, hp: HParams):
         super().__init__(hp)
         self.networks = {"": SyncNet_color((hp.img_size, hp.img_size), hp.syncnet_width)}
+        self.networks[""].fps = hp.fps
         self.learning_rates = {"": hp.syncnet_lr}
         self.batch_size = hp.syncnet_batch_size
 
@@ -118,7 +121,7 @@ class ExpertStage(Stage):
         if self.hp.syncnet_loss != "bce":
             audio_embedding, face_embedding = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
             cosine = audio_embedding @ face_embedding.T
-            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.min_negative_distance
+            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.negative_frames
             if self.hp.syncnet_loss == "infonce":
                 same_clip_only = self.hp.infonce_negatives == "clip"
                 loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
@@ -159,6 +162,7 @@ class GeneratorStage(Stage):
         self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
         self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
+        self.networks[""].fps = hp.fps
         if hp.start_as_copy:
             initial.start_as_copy(self.networks[""])
             initial.hear_like(self.networks[""], expert)
@@ -168,9 +172,10 @@ class GeneratorStage(Stage):
         self.settled_wt = hp.syncnet_wt_settled
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
-        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
+        steps = window_frames(self.hp.fps, self.expert.fps)  # the five frames are for the expert to see
+        clips = load_clips(data_root, split, self.hp, self.lead, filelists, steps)
         train = split == "train"
-        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train=train)
+        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train, steps)
 
     def train_mode(self) -> None:
         super().train_mode()
@@ -247,7 +252,7 @@ class GeneratorStage(Stage):
             yield "lips", self.hp.lips_wt, losses.lips_of([layer[known] for layer in seen], expected)
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
-        """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
+        """L1; sync loss of generated and of real faces (the scale of the former); PSNR (dB), SSIM of the lower half."""
         return self._judge(batch, self._generate(batch, network))
 
     def _judge(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
@@ -259,7 +264,8 @@ class GeneratorStage(Stage):
             "l1": l1,
             "sync": sync,
             "sync_real": losses.sync_loss(self.expert, batch["mel"], batch["target"]),
-            "psnr_lower": losses.psnr_lower(generated, batch["target"]),
+            "psnr_lower": metrics.psnr_lower(generated, batch["target"]),
+            "ssim_lower": metrics.ssim_lower(generated, batch["target"]),
         }
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from errors import InputError, warn
 from hparams import HParams
 from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from training.data import StepSampler
+from training.data import StepSampler, collate
 from training.distributed import Workers, bare
 from training.stages import Stage
 
@@ -186,6 +186,7 @@ class Trainer:
             pin_memory=self.workers.device.type == "cuda",
             persistent_workers=count > 0,
             worker_init_fn=_ignore_interrupt,
+            collate_fn=collate,
         )
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -395,4 +396,4 @@ def _ignore_interrupt(_: int) -> None:
 
 
 def _collate(dataset: Any, indices: range) -> dict[str, Tensor]:
-    return default_collate([dataset[index] for index in indices])
+    return collate([dataset[index] for index in indices])
