@@ -1,5 +1,6 @@
 """The stages of preprocess.py --raw one by one."""
 
+import weakref
 from fractions import Fraction
 
 import av
@@ -19,7 +20,7 @@ from preprocessing.sources import find_sources
 from preprocessing.splits import split_sources, write_filelists
 from preprocessing.sync import Evidence, verdicts
 from preprocessing.tracks import BLURRED, TOO_SHORT, TOO_SMALL, TURNED, plan
-from preprocessing.watching import Watched, turn
+from preprocessing.watching import Watched, turn, watch
 from preprocessing.workers import DIED, run_jobs, share_of_rank
 
 FPS, RATE = 25, 16000
@@ -190,6 +191,31 @@ def test_landmarks_of_a_real_face_lie_in_its_places():
     assert left[0] < nose[0] < right[0]
     assert max(left[1], right[1]) < nose[1] < min(mouth_left[1], mouth_right[1])
     assert turn(face[5:].reshape(5, 2)) < 40
+
+
+def test_frames_are_let_go_however_long_the_video(tmp_path):
+    alive, most = weakref.WeakSet(), 0
+
+    class Frame(np.ndarray):
+        __hash__ = object.__hash__
+
+    class Reader:
+        fps, height, width = Fraction(25), 64, 64
+
+        def __iter__(self):
+            nonlocal most
+            for _ in range(600):
+                frame = np.zeros((64, 64, 3), np.uint8).view(Frame)
+                alive.add(frame)
+                most = max(most, len(alive))
+                yield frame
+
+    def detect(frames):
+        return [np.array([[10, 10, 40, 40, 0.9]], np.float32) for _ in frames]
+
+    seen = watch(Reader(), detect, batch_size=32, find_cuts=True, seen=lambda count: None)
+    assert seen.count == len(seen.faces) == 600
+    assert most < 80
 
 
 # Boxes and crops
