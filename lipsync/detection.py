@@ -115,9 +115,8 @@ def _between(
     frames = [first_frame, *frames]
     found = {0: first, len(frames) - 1: last}
     changes = _changes(frames, [*first, *last])
-    unknown = [
-        (0, len(frames) - 1)
-    ]  # a loop: a function that calls itself would keep frames until garbage is collected
+    # A loop: an inner function that calls itself would keep the frames until garbage is collected.
+    unknown = [(0, len(frames) - 1)]
     while unknown:
         start, end = unknown.pop()
         if end - start < 2:
