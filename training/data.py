@@ -1,5 +1,7 @@
 """Training samples: windows of 5 frames, and the one sampler of all three stages (paper section 3)."""
 
+import itertools
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from errors import InputError
 from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
-from training.augment import MelGain, WindowTransform
+from training.augment import JITTER_DRAWS, MelGain, WindowTransform
 from training.clips import FILELISTS, Clip, Steps, open_clips, stored_fps
 from training.pack import is_packed, packed_fps, read_pack
 
@@ -139,21 +141,22 @@ class ExpertDataset(_WindowDataset):
 class ExpertPairsDataset(_WindowDataset):
     """Samples for losses over all pairs of windows in a batch (syncnet_loss=infonce or bce_pairs).
 
-    `faces` (K, 15, H / 2, W) uint8, `mel` (K, 1, 80, 16), `start` (K,) frame numbers, `clip` (K,) clip indices.
+    `faces` (K, 15, H / 2, W) uint8, `mel` (K, 1, 80, 16), `start` (K,) frame numbers, `clip` (K,) the clip.
     """
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         starts = self.windows.draw_many(clip, self.hp.syncnet_windows, rng)
         faces, mels = [], []
         transform, gain = self.transforms(rng)
+        source = self.clips[clip]
         for start in starts:
-            faces.append(expert_faces(transform(self.clips[clip].window(start, self.img_size))))
-            mels.append(gain(self.clips[clip].mel_window(start, self.hp.fps))[None])
+            faces.append(expert_faces(transform(source.window(start, self.img_size, self.steps))))
+            mels.append(gain(source.mel_window(start, self.hp.fps))[None])
         return {
             "faces": np.stack(faces),
             "mel": np.stack(mels),
             "start": starts,
-            "clip": np.full(len(starts), clip),
+            "clip": np.full(len(starts), zlib.crc32(str(source.folder).encode())),
         }
 
 
@@ -163,7 +166,7 @@ class GeneratorDataset(_WindowDataset):
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
     (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
-    default is when a loss uses them.
+    default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation.
     """
 
     lead = 1
@@ -193,6 +196,8 @@ class GeneratorDataset(_WindowDataset):
             frames = [*(at - self.lead + k for k in self.steps), at]
             mels = gain(source.mel_windows(np.array(frames), self.hp.fps))[:, None]
             sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
+        if self.train and self.hp.augment:
+            sample["jitter"] = rng.uniform(-1, 1, JITTER_DRAWS).astype(np.float32)
         return sample
 
 
@@ -213,14 +218,15 @@ def channels_first(window: np.ndarray) -> np.ndarray:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Endless batches of sample indices, from any step on; rank r of w takes its share of each step's samples."""
+    """Endless batches of sample indices, from any sample on; rank r of w takes its share of each step's samples.
 
-    def __init__(self, batch_size: int, first_step: int = 0, rank: int = 0, world_size: int = 1):
-        self.batch_size, self.first_step, self.rank, self.world_size = batch_size, first_step, rank, world_size
+    Which samples a step has depends on how many it has in all, not on how many ranks share them.
+    """
+
+    def __init__(self, batch_size: int, first_sample: int = 0, rank: int = 0, world_size: int = 1):
+        self.batch_size, self.first = batch_size, first_sample + rank * batch_size
+        self.stride = world_size * batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        step = self.first_step
-        while True:
-            first = (step * self.world_size + self.rank) * self.batch_size
+        for first in itertools.count(self.first, self.stride):
             yield list(range(first, first + self.batch_size))
-            step += 1

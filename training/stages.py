@@ -18,7 +18,7 @@ from models.syncnet import window_frames
 from training import initial, losses
 from training.augment import jitter
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
-from training.distributed import bare
+from training.distributed import bare, gathered
 
 Batch = dict[str, Tensor]
 Update = Callable[[str, Tensor], None]  # one optimiser step of the network with that prefix on that loss
@@ -118,9 +118,12 @@ class ExpertStage(Stage):
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         expert = self.networks[""]
         if self.hp.syncnet_loss != "bce":
-            audio_embedding, face_embedding = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
+            embeddings = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
+            audio_embedding, face_embedding, clip, start = (  # of the windows of all processes
+                gathered(part) for part in (*embeddings, batch["clip"].flatten(), batch["start"].flatten())
+            )
             cosine = audio_embedding @ face_embedding.T
-            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.negative_frames
+            windows = clip, start, self.hp.negative_frames
             if self.hp.syncnet_loss == "infonce":
                 same_clip_only = self.hp.infonce_negatives == "clip"
                 loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
@@ -207,7 +210,7 @@ class GeneratorStage(Stage):
             return torch.where(mask, batch[where_chosen], batch[elsewhere])
 
         return {
-            "target": batch["target"],
+            **batch,
             "reference": pick("target", "reference"),
             "mouth": pick("reference", "target"),
             "indiv_mels": pick("reference_indiv_mels", "indiv_mels"),
@@ -235,7 +238,8 @@ class GeneratorStage(Stage):
         if not self.hp.sync_colours:
             generated = truth + (generated.float() - truth).mean(1, keepdim=True)
         if self.hp.augment:  # both alike
-            generated, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
+            both = torch.cat((generated.float(), truth), dim=2)
+            generated, truth = jitter(both, batch["jitter"]).chunk(2, dim=2)
         seen = losses.look(self.expert, generated)
         if self.sync_wt > 0 or self.hp.contrast_wt > 0:
             heard = losses.hear(self.expert, batch["mel"])
