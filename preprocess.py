@@ -41,6 +41,8 @@ class Options:
     pads: tuple[int, int, int, int]
     smooth: bool
     fps: float
+    shards: Path | None
+    filelists: Path | None
 
 
 def main() -> None:
@@ -55,6 +57,10 @@ def main() -> None:
     print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
     failures = process_clips(todo, options)
     report(failures, len(videos), options.preprocessed_root)
+    if options.shards:
+        from training.shards import FILELISTS, write_splits
+
+        write_splits(options.preprocessed_root, options.shards, options.filelists or FILELISTS)
 
 
 def parse_arguments() -> Options:
@@ -70,6 +76,9 @@ def parse_arguments() -> Options:
     parser.add_argument("--smooth", action="store_true", help="smooth boxes over time as inference does")
     parser.add_argument("--fps", type=float, default=hparams.fps,
                         help="frames a second of the crops (default: %(default)s, as published)")  # fmt: skip
+    parser.add_argument("--shards", type=Path, metavar="DIR",
+                        help="afterwards write the clips of --filelists here, as WebDataset shards")  # fmt: skip
+    parser.add_argument("--filelists", type=Path, help="folder of train.txt, val.txt and test.txt (default: filelists)")
     args = parser.parse_args()
     if not 1 <= args.fps <= 480:
         raise InputError("--fps takes frames a second from 1 to 480")

@@ -4,6 +4,7 @@ import itertools
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +16,59 @@ from errors import InputError
 from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training.augment import JITTER_DRAWS, MelGain, WindowTransform
-from training.clips import FILELISTS, Clip, Steps, open_clips, stored_fps
+from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
 from training.pack import is_packed, packed_fps, read_pack
+from training.shards import clips_of, is_sharded, shard_set
+from training.stream import ShardStream
 
 
 def load_clips(
     data_root: Path, split: str, hp: HParams, lead: int, filelists: Path = FILELISTS, steps: Steps = CONSECUTIVE
 ) -> list[Clip]:
-    """The usable clips of a split, of a preprocessed tree or of the pack made of one. Raises InputError.
+    """The usable clips of a split, of a preprocessed tree or of the pack or shards made of one. Raises InputError.
 
-    A pack has its own lists of clips; `filelists` is for trees.
+    Packs and shards have their own lists of clips; `filelists` is for trees.
     """
-    if not is_packed(data_root, split):
+    if is_sharded(data_root, split):
+        shards = shard_set(data_root, split)
+        check_fps(shards.fps, data_root, hp)
+        clips = [clip for shard in shards.shards for clip in clips_of(shard)]
+    elif is_packed(data_root, split):
+        clips = read_pack(data_root, split, hp)
+    else:
         return open_clips(data_root, split, hp, lead, filelists, steps)
-    clips = [clip for clip in read_pack(data_root, split, hp) if len(clip.window_starts(hp.fps, lead, steps)) >= 2]
+    clips = [clip for clip in clips if why_unusable(clip, hp, lead, steps) is None]
     if not clips:
-        raise InputError(f"no clip of {data_root / split}.npz has 2 windows of {SYNCNET_T} consecutive frames")
+        raise InputError(f"no clip of {split} in {data_root} has 2 windows of {SYNCNET_T} consecutive frames")
+    if clips[0].faces is None:
+        cache_faces(clips, split, hp)
     return clips
+
+
+def training_set(
+    data_root: Path,
+    hp: HParams,
+    filelists: Path,
+    seed: int,
+    kind: type["_WindowDataset"],
+    steps: Steps = CONSECUTIVE,
+) -> "_WindowDataset | ShardStream":
+    """Samples of the training split: of clips in memory or on a disk, or streamed where they are shards.
+
+    Raises InputError when there are none.
+    """
+    make = partial(kind, hp=hp, seed=seed, train=True, steps=steps)
+    if not is_sharded(data_root, "train"):
+        return make(load_clips(data_root, "train", hp, kind.lead, filelists, steps))
+    shards = shard_set(data_root, "train")
+    check_fps(shards.fps, data_root, hp)
+    return ShardStream(shards, make, hp, kind.lead, steps, seed)
 
 
 def data_fps(data_root: Path, split: str) -> float:
     """Frames a second of a split by its own word, else the published 25. Raises InputError."""
+    if is_sharded(data_root, split):
+        return shard_set(data_root, split).fps
     stored = packed_fps(data_root, split) if is_packed(data_root, split) else stored_fps(data_root)
     return stored or PUBLISHED_FPS
 
@@ -53,7 +86,12 @@ class WindowSampler:
 
     def __init__(self, clips: list[Clip], fps: float, lead: int, min_distance: int, steps: Steps = CONSECUTIVE):
         self.clips, self.min_distance = clips, max(1, min_distance)
-        self.starts = [clip.window_starts(fps, lead, steps) for clip in clips]
+        self._window_starts = partial(Clip.window_starts, fps=fps, lead=lead, steps=steps)
+        self.starts = [self._window_starts(clip) for clip in clips]
+
+    def replace(self, at: int, clip: Clip) -> None:
+        """Put another clip in the place of one."""
+        self.clips[at], self.starts[at] = clip, self._window_starts(clip)
 
     def draw(self, clip: int, rng: np.random.Generator) -> tuple[int, int]:
         """A window's start and another's of the same clip, at least `min_distance` frames apart if possible."""
@@ -90,6 +128,15 @@ class _WindowDataset(Dataset, ABC):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((self.seed, index))
         return self.sample(self.clip_of(index), rng)
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples of an epoch."""
+        return len(self)
+
+    def replace(self, at: int, clip: Clip) -> None:
+        """Put another clip in the place of one."""
+        self.windows.replace(at, clip)
 
     def clip_of(self, index: int) -> int:
         """The clip that sample `index` comes from; each epoch visits every clip once."""

@@ -17,7 +17,7 @@ from models.discriminator import lower_half
 from models.syncnet import window_frames
 from training import initial, losses
 from training.augment import jitter
-from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
+from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
 from training.distributed import bare, gathered
 
 Batch = dict[str, Tensor]
@@ -106,11 +106,12 @@ class ExpertStage(Stage):
         return self.batch_size
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
-        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
-        if split != "train":
-            return ExpertDataset(clips, self.hp, EVAL_SEED, train=False)
-        kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
-        return kind(clips, self.hp, seed, train=True)
+        if split == "train":
+            kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
+            return training_set(data_root, self.hp, filelists, seed, kind)
+        return ExpertDataset(
+            load_clips(data_root, split, self.hp, self.lead, filelists), self.hp, EVAL_SEED, train=False
+        )
 
     def eval_items(self, dataset: Dataset) -> int:
         return 2 * super().eval_items(dataset)  # a true and a false sample of each draw
@@ -175,9 +176,10 @@ class GeneratorStage(Stage):
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
         steps = window_frames(self.hp.fps, self.expert.fps)  # the five frames are for the expert to see
+        if split == "train":
+            return training_set(data_root, self.hp, filelists, seed, GeneratorDataset, steps)
         clips = load_clips(data_root, split, self.hp, self.lead, filelists, steps)
-        train = split == "train"
-        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train, steps)
+        return GeneratorDataset(clips, self.hp, EVAL_SEED, False, steps)
 
     def train_mode(self) -> None:
         super().train_mode()

@@ -26,6 +26,7 @@ from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from training.data import StepSampler, collate
 from training.distributed import Workers, bare
 from training.stages import Stage
+from training.stream import ShardStream
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps
 SHEET_CLIPS = 8  # validation samples in a sample sheet
@@ -184,12 +185,16 @@ class Trainer:
         return self.stage.loader_batch * self.workers.size
 
     def _train_loader(self) -> DataLoader:
-        workers = self.workers
-        sampler = StepSampler(self.stage.loader_batch, self.samples, workers.rank, workers.size)
-        count = _loader_processes(self.hp, self.workers)
+        workers, batch_size = self.workers, self.stage.loader_batch
+        count = _loader_processes(self.hp, workers)
+        if isinstance(self.train_set, ShardStream):
+            count = min(count, self.train_set.share(self.samples, workers.rank, workers.size))
+            order = {"batch_size": batch_size}
+        else:
+            order = {"batch_sampler": StepSampler(batch_size, self.samples, workers.rank, workers.size)}
         return DataLoader(
             self.train_set,
-            batch_sampler=sampler,
+            **order,
             num_workers=count,
             pin_memory=self.workers.device.type == "cuda",
             persistent_workers=count > 0,
@@ -272,7 +277,7 @@ class Trainer:
         entries: dict[str, Any] = {
             "optimizer": self.optimizers[prefix].state_dict() if self.hp.save_optimizer_state else None,
             "global_step": self.global_step,
-            "global_epoch": self.samples // len(self.train_set),
+            "global_epoch": self.samples // self.train_set.epoch_size,
         }
         if prefix == "":
             entries["trainer"] = {
