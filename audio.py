@@ -3,6 +3,7 @@
 A mel spectrogram has 80 frames a second; the networks see windows of 16 of them (200 ms).
 """
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from hparams import HParams, hparams
 
 MEL_STEP_SIZE = 16  # mel frames a window: 200 ms
 MEL_FRAMES_PER_SECOND = hparams.sample_rate / hparams.hop_size  # 80
+ROUNDING = 1e-6  # mel frames: far more than sums of floats are off, far less than anyone hears
 MIN_AMPLITUDE = 1e-5  # -100 dB: floor before the logarithm
 CHUNK_FRAMES = 1024  # spectrogram frames computed at once, so that long sounds take little memory
 # Slaney's mel scale: linear up to 1000 Hz, which is 15 mel, then logarithmic, 27 mel to a factor of 6.4.
@@ -119,6 +121,26 @@ def denormalize(spectrogram: np.ndarray, hp: HParams = hparams) -> np.ndarray:
     return (clipped + hp.max_abs_value) * -hp.min_level_db / (2 * hp.max_abs_value) + hp.min_level_db
 
 
+def mel_start(frame: int, fps: float) -> int:
+    """First mel frame of a video frame, counted from 0."""
+    return int(MEL_FRAMES_PER_SECOND * frame / fps)
+
+
+def mel_starts(frames: np.ndarray, fps: float) -> np.ndarray:
+    """`mel_start` of many frames."""
+    return (MEL_FRAMES_PER_SECOND * frames / fps).astype(int)
+
+
+def mel_window_start(index: int, fps: float, shift_ms: float = 0.0) -> int:
+    """First mel frame of what a video frame hears, counted from 0: what sounds `shift_ms` after the frame's own time.
+
+    Without a shift this is int(index x (80 / fps)), as published; with one, it is exact in time before it is rounded
+    down, so that a frame's length earlier gives what training heard. Below 0 it lies before the sound.
+    """
+    start = index * (MEL_FRAMES_PER_SECOND / fps)
+    return math.floor(start + shift_ms / 1000 * MEL_FRAMES_PER_SECOND + ROUNDING) if shift_ms else int(start)
+
+
 def mel_window_starts(mel_frames: int, fps: float) -> list[int]:
     """First mel frame of the window of each video frame.
 
@@ -131,7 +153,7 @@ def mel_window_starts(mel_frames: int, fps: float) -> list[int]:
             f"the audio lasts {1000 * mel_frames / MEL_FRAMES_PER_SECOND:.0f} ms: at least 200 ms are needed"
         )
     starts = []
-    while (start := int(len(starts) * (MEL_FRAMES_PER_SECOND / fps))) + MEL_STEP_SIZE <= mel_frames:
+    while (start := mel_window_start(len(starts), fps)) + MEL_STEP_SIZE <= mel_frames:
         starts.append(start)
     return [*starts, mel_frames - MEL_STEP_SIZE]
 

@@ -29,7 +29,7 @@ class HParams:
 
     # Video
     img_size: int | tuple[int, int] = 96  # pixels a side of the face that the networks see, or (height, width)
-    fps: float = 25.0  # frames a second of the training videos
+    fps: float = 25.0  # frames a second of the crops; preprocess.py --fps makes others
 
     # Training of the generator
     batch_size: int = 16  # samples of 5 frames
@@ -93,19 +93,26 @@ class HParams:
     infonce_negatives: str = "batch"  # batch: all other windows; clip: those of the same clip alone, so that only
     # timing tells them apart and never who speaks
     infonce_scale: float = 20.0  # factor on the cosines (inverse temperature)
-    min_negative_distance: int = 1  # frames between a window and a negative of the same clip
+    min_negative_distance: int = 1  # between a window and a negative of the same clip, in frames of 40 ms
 
     # This toolkit: evaluation
     eval_windows: int = 2  # fixed windows a validation clip
 
     # This toolkit: data
     augment: bool = False  # one random flip, colour and shift for all frames of a sample, mel gain
+    shard_buffer: int = 256  # clips of shards that a loader process draws from
+    shard_visits: int = 4  # samples drawn from a clip of a shard each time that it is read
     cache_gb: float = 16.0  # decoded crops stay in memory when they need at most this and half of what is free
 
     @property
     def face_size(self) -> tuple[int, int]:
         """`img_size` as (height, width)."""
         return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+
+    @property
+    def negative_frames(self) -> int:
+        """`min_negative_distance` in frames of the crops, at least 1."""
+        return max(1, round(self.min_negative_distance * self.fps * 0.04))
 
     def override(self, text: str) -> "HParams":
         """Return a copy with `name=value` pairs from a comma-separated text applied.

@@ -1,286 +1,36 @@
-"""LRS2-shaped clips -> face crops, audio and mels for training.
+"""Videos -> face crops, audio and mels for training.
 
     python preprocess.py --data_root mvlrs_v1/main --preprocessed_root lrs2_preprocessed
+    python preprocess.py --raw videos --preprocessed_root preprocessed --filelists lists
 
-Reads `data_root/<folder>/<id>.mp4` (any container) and writes `preprocessed_root/<folder>/<id>/` with
-`<frame number>.jpg`, `audio.wav` (16 kHz mono) and `mel.npy`. A clip's folder appears whole; a clip that has one is
-skipped, so that an interrupted run goes on where it was.
+The first reads LRS2-shaped clips, `data_root/<folder>/<id>.mp4` (any container). The second takes raw videos of any
+kind and length: `--raw . --help` lists its flags. Both write `preprocessed_root/<folder>/<id>/` with
+`<frame number>.jpg`, `audio.wav` (16 kHz mono) and `mel.npy`. What is written appears whole; what is done is skipped,
+so that an interrupted run goes on where it was.
 """
 
-import argparse
-import dataclasses
-import errno
-import os
-import shutil
-import signal
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 from errors import InputError, run_script
-from face_detection.api import DETECTORS
-from hparams import hparams, parse_size
-
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".mts"}
-LOG_NAME = "preprocess.log"
-PART_PREFIX = ".part-"
-STORED_MARGIN = 1.25  # sides of a stored crop over the network's: augmentation and JPEG cost no sharpness then
+from lipsync.command_line import parse
 
 
-@dataclass(frozen=True)
-class Options:
-    """What every worker is told."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Preprocess as the command line says; see `errors.run_script` for how it fails."""
+    argv = sys.argv[1:] if argv is None else argv
+    given = {word.partition("=")[0] for word in argv}
+    if {"--raw", "--data_root"} <= given:
+        raise InputError("--raw takes raw videos and --data_root LRS2-shaped clips: give one of them")
+    if "--raw" in given:
+        from preprocessing.options import RawOptions
+        from preprocessing.raw import preprocess_raw
 
-    data_root: Path
-    preprocessed_root: Path
-    batch_size: int
-    ngpu: int
-    workers: int
-    face_detector: str
-    pads: tuple[int, int, int, int]
-    smooth: bool
-    img_size: tuple[int, int] | None = None  # (height, width) that crops are made for; None: as they are
+        preprocess_raw(parse(RawOptions, argv, __doc__))
+    else:
+        from preprocessing.lrs2 import Lrs2Options, preprocess_clips
 
-
-def main() -> None:
-    options = parse_arguments()
-    videos = find_videos(options.data_root)
-    options.preprocessed_root.mkdir(parents=True, exist_ok=True)
-    remove_parts(options.preprocessed_root)
-    todo = {name: path for name, path in videos.items() if not (options.preprocessed_root / name).is_dir()}
-    print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
-    failures = process_clips(todo, options)
-    report(failures, len(videos), options.preprocessed_root)
-
-
-def parse_arguments() -> Options:
-    parser = argparse.ArgumentParser(description="LRS2-shaped clips -> face crops, audio and mels for training")
-    parser.add_argument("--data_root", type=Path, required=True, help="folder of <folder>/<id>.mp4")
-    parser.add_argument("--preprocessed_root", type=Path, required=True, help="where the tree is written")
-    parser.add_argument("--batch_size", type=int, default=32, help="frames a detector batch (default: %(default)s)")
-    parser.add_argument("--ngpu", type=int, default=1, help="GPUs that S3FD uses (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="CPU processes where no GPU is used; 0: all cores")
-    parser.add_argument("--face_detector", choices=DETECTORS, default="auto")
-    parser.add_argument("--pads", type=int, nargs=4, default=(0, 0, 0, 0), metavar=("T", "B", "L", "R"),
-                        help="pixels by which the detected box grows (default: 0 0 0 0, as published)")  # fmt: skip
-    parser.add_argument("--smooth", action="store_true", help="smooth boxes over time as inference does")
-    parser.add_argument("--img_size", metavar="HxW",
-                        help="make crops for networks of this face size (high x wide): of its aspect, and reduced to "
-                        f"at most {STORED_MARGIN:g} times it (default: as they are, which 96 takes)")  # fmt: skip
-    args = parser.parse_args()
-    if args.batch_size < 1 or args.ngpu < 0 or args.workers < 0:
-        raise InputError("--batch_size takes a number from 1, --ngpu and --workers from 0")
-    if not args.data_root.is_dir():
-        raise InputError(f"--data_root {args.data_root} is not a folder: give the one that holds <folder>/<id>.mp4")
-    return Options(**{**vars(args), "pads": tuple(args.pads), "img_size": face_size(args.img_size)})
-
-
-def face_size(text: str | None) -> tuple[int, int] | None:
-    """`--img_size` as (height, width). Raises InputError."""
-    if text is None:
-        return None
-    from models.conv import checked_size
-
-    return checked_size(dataclasses.replace(hparams, img_size=parse_size(text)).face_size)
-
-
-def find_videos(data_root: Path) -> dict[str, Path]:
-    """`<folder>/<id>` -> file, of all videos two levels deep, in order. Raises InputError when there are none."""
-    files = sorted(path for path in data_root.glob("*/*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise InputError(f"no video lies in {data_root}/<folder>/: give the folder above the folders of clips")
-    videos: dict[str, Path] = {}
-    for path in files:
-        videos.setdefault(f"{path.parent.name}/{path.stem}", path)
-    return videos
-
-
-def remove_parts(root: Path) -> None:
-    """Clips that an earlier run left half done."""
-    for part in root.glob(f"*/{PART_PREFIX}*"):
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def process_clips(videos: dict[str, Path], options: Options) -> dict[str, str]:
-    """Process clips in parallel; returns name -> reason of those that failed."""
-    from tqdm import tqdm
-
-    if not videos:
-        return {}
-    devices = worker_devices(options)
-    failures: dict[str, str] = {}
-    context = get_context("spawn")  # CUDA and OpenCV's threads do not survive a fork
-    ranks = context.SimpleQueue()
-    for device in devices:
-        ranks.put(device)
-    pool = ProcessPoolExecutor(len(devices), context, initialize_worker, (options, ranks))
-    try:
-        jobs = {pool.submit(process_clip, name, path): name for name, path in videos.items()}
-        for job in tqdm(as_completed(jobs), total=len(jobs), unit="clip", desc="preprocess"):
-            reason = outcome(job)
-            if reason:
-                failures[jobs[job]] = reason
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return dict(sorted(failures.items()))
-
-
-def outcome(job: Future) -> str | None:
-    try:
-        return job.result()
-    except BrokenProcessPool:
-        return "a worker process died (out of memory?): run again with fewer --workers"
-
-
-def worker_devices(options: Options) -> list[str]:
-    """One process a GPU when S3FD can run on one, else one a CPU core. Raises InputError if S3FD cannot be had."""
-    from face_detection.api import make_detector, resolve_detector
-
-    if resolve_detector(options.face_detector) == "sfd":
-        import torch
-
-        make_detector("sfd")  # what is wrong with its weights is told here, once
-
-        found = min(options.ngpu, torch.cuda.device_count())
-        if found:
-            return [f"cuda:{i}" for i in range(found)]
-    return ["cpu"] * (options.workers or os.cpu_count() or 1)
-
-
-# In a worker process
-
-_options: Options
-_detector = None
-
-
-def initialize_worker(options: Options, devices) -> None:
-    global _options, _detector
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    import cv2
-
-    from face_detection import FaceAlignment
-
-    cv2.setNumThreads(1)
-    device = devices.get()
-    if device == "cpu":
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _options = options
-    _detector = FaceAlignment(device=device, face_detector=options.face_detector)
-
-
-def process_clip(name: str, video: Path) -> str | None:
-    """Write a clip's folder, whole. Returns the reason when it cannot be done."""
-    target = _options.preprocessed_root / name
-    part = target.with_name(f"{PART_PREFIX}{target.name}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write_faces(video, part)
-        write_audio(video, part)
-        part.rename(target)
-    except InputError as error:
-        return str(error)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, error.strerror, str(target)) from None  # no clip after this one can be written
-        return f"cannot be written: {error.strerror}"
-    except Exception as error:  # one clip's surprise must not end the run
-        return f"{type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return None
-
-
-def write_faces(video: Path, folder: Path) -> None:
-    """A jpg of the face of each frame that shows one, named by the frame's number.
-
-    The video is read twice, once to find the faces and once to cut them out, so that no frames are held.
-    """
-    import cv2
-    import numpy as np
-
-    from lipsync.faces import smooth_boxes
-    from lipsync.video import FrameReader
-
-    boxes = [box for batch in batches(video) for box in _detector.get_detections_for_batch(np.stack(batch))]
-    seen = [i for i, box in enumerate(boxes) if box is not None]
-    if not seen:
-        raise InputError("no face in any frame")
-    found = np.array([boxes[i] for i in seen])
-    if _options.smooth:
-        found = np.concatenate([smooth_boxes(found[run]) for run in consecutive_runs(seen)])
-    found = dict(zip(seen, found.tolist(), strict=True))
-    for i, frame in enumerate(FrameReader(video, fps=hparams.fps)):
-        crop = face_crop(frame, found[i]) if i in found else None
-        if crop is not None:
-            (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", crop)[1])
-
-
-def face_crop(frame, box):
-    """The face (h, w, 3) in a box of a frame, padded, at its own size or for `--img_size`; None if no pixel is left."""
-    import cv2
-
-    import crops
-
-    top, bottom, left, right = _options.pads
-    x1, y1, x2, y2 = box
-    box = crops.inside((x1 - left, y1 - top, x2 + right, y2 + bottom), frame.shape[:2])
-    if box[2] <= box[0] or box[3] <= box[1]:
-        return None
-    if _options.img_size is None:
-        return crops.cut(frame, box)
-    crop = crops.cut(frame, crops.with_aspect(box, _options.img_size))
-    scale = max(STORED_MARGIN * needed / side for needed, side in zip(_options.img_size, crop.shape, strict=False))
-    return crop if scale >= 1 else cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-
-
-def consecutive_runs(numbers: list[int]) -> list[slice]:
-    """Slices of `numbers` in which each is one more than the one before."""
-    cuts = [k for k in range(1, len(numbers)) if numbers[k] != numbers[k - 1] + 1]
-    return [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(numbers)], strict=True)]
-
-
-def batches(video: Path) -> Iterator[list]:
-    """Lists of `--batch_size` frames at the training frame rate."""
-    from lipsync.video import FrameReader
-
-    batch = []
-    for frame in FrameReader(video, fps=hparams.fps):
-        batch.append(frame)
-        if len(batch) == _options.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def write_audio(video: Path, folder: Path) -> None:
-    """audio.wav, and the mel of exactly that file as mel.npy: (mel frames, 80) float32."""
-    import numpy as np
-    from scipy.io import wavfile
-
-    import audio
-
-    wav = np.clip(audio.load_wav(video), -1, 32767 / 32768)
-    samples = np.round(wav * 32768).astype(np.int16)
-    mel = audio.melspectrogram(samples / np.float32(32768))
-    audio.mel_window_starts(mel.shape[1], hparams.fps)  # refuses sound shorter than a window
-    wavfile.write(folder / "audio.wav", hparams.sample_rate, samples)
-    np.save(folder / "mel.npy", mel.T)
-
-
-def report(failures: dict[str, str], total: int, root: Path) -> None:
-    """Print and log the clips that failed. Raises InputError when none came through."""
-    lines = [f"{name}: {reason}" for name, reason in failures.items()]
-    (root / LOG_NAME).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    print(f"{total - len(failures)} of {total} clips are in {root}")
-    if lines:
-        print(f"{len(lines)} bad clips (also in {root / LOG_NAME}):", *lines, sep="\n  ")
-    if len(failures) == total:
-        raise InputError(f"no clip came through: see {root / LOG_NAME}")
+        preprocess_clips(parse(Lrs2Options, argv, __doc__))
 
 
 if __name__ == "__main__":

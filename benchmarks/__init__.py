@@ -1,1 +1,1 @@
-"""What the toolkit costs: `python -m benchmarks speed|memory|live --face video.mp4 --audio speech.wav`; `training`."""
+"""What the toolkit costs: `python -m benchmarks speed|memory|live|loader|training`; `--help` tells the rest."""

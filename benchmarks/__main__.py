@@ -4,11 +4,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import live, memory, speed, training
+from benchmarks import live, loader, memory, speed, training
 from errors import run_script
 
-KINDS = {"speed": speed, "memory": memory, "live": live, "training": training}
-WITHOUT_CLIPS = ("training",)
+KINDS = {"speed": speed, "memory": memory, "live": live, "loader": loader, "training": training}
 
 
 def main() -> None:
@@ -16,10 +15,6 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     for name, module in KINDS.items():
         kind = kinds.add_parser(name, help=module.__doc__, description=module.__doc__)
-        if name not in WITHOUT_CLIPS:
-            kind.add_argument("--face", type=Path, required=True, help="video that clips are made of")
-            kind.add_argument("--audio", type=Path, required=True, help="speech")
-            kind.add_argument("--checkpoint_path", type=Path, help="generator weights (default: the shipped ones)")
         kind.add_argument("--repeats", type=int, default=3, help="of each measurement (default: %(default)s)")
         module.add_arguments(kind)
     args = parser.parse_args()

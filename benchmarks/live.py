@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 import audio
+from benchmarks import material
 from benchmarks.material import make_clip, make_speech
 from lipsync.broadcast import LATE_SECONDS, InBackground, TransportStream
 from lipsync.live import SAMPLE_RATE, LipSyncStream
@@ -31,6 +32,7 @@ class Timed(TransportStream):
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    material.add_arguments(parser)
     parser.add_argument("--height", type=int, default=480, help="of the clip (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=600, help="how long to stream (default: %(default)s)")
 

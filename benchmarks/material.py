@@ -1,5 +1,6 @@
 """Clips and speech of any size and length, made of given ones."""
 
+from argparse import ArgumentParser
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from lipsync.video import FrameReader, VideoWriter
 
 FPS = 25
 MOST_FRAMES = 250  # of the given video that are used
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What every measurement of inference needs."""
+    parser.add_argument("--face", type=Path, required=True, help="video that clips are made of")
+    parser.add_argument("--audio", type=Path, required=True, help="speech")
+    parser.add_argument("--checkpoint_path", type=Path, help="generator weights (default: the shipped ones)")
 
 
 def make_clip(video: Path, path: Path, height: int, seconds: float) -> Path:

@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from benchmarks import material
 from benchmarks.material import make_clip, make_speech
 
 RUN = (
@@ -17,6 +18,7 @@ RUN = (
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    material.add_arguments(parser)
     parser.add_argument("--height", type=int, default=720, help="of the clips (default: %(default)s)")
     parser.add_argument("--lengths", type=float, nargs="+", default=[10, 600], help="seconds (default: 10 600)")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import material
 from benchmarks.material import FPS, make_clip, make_speech
 from benchmarks.measure import Spread, matrix_rate, operations, repeated
 from benchmarks.published import published_procedure
@@ -38,6 +39,7 @@ FIRST_FRAME = (
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    material.add_arguments(parser)
     parser.add_argument("--heights", type=int, nargs="+", default=[480, 720], help="of the clips (default: 480 720)")
     parser.add_argument("--seconds", type=float, default=10, help="length of the clips (default: %(default)s)")
     parser.add_argument("--published", type=int, default=0, metavar="N", help="compare with the published procedure")

@@ -13,24 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+import audio
 from errors import run_script
+from evaluation import metrics, sync
 from hparams import HParams, hparams
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import DEFAULT_EXPERT, DEFAULT_GENERATOR, load_expert, load_generator
 from models.discriminator import lower_half
+from models.syncnet import PUBLISHED_FPS, SYNCNET_T, window_frames
 from training import losses
 from training.clips import FILELISTS, Clip
-from training.data import GeneratorDataset, WindowSampler, expert_faces, load_clips
+from training.data import GeneratorDataset, WindowSampler, collate, data_fps, load_clips
 from training.stages import generator_input
 
-MIN_DISTANCE = 5  # frames between a window and a wrong one
-MAX_OFFSET = 15  # frames either way in which the true offset is looked for
+MIN_DISTANCE = 5  # frames of 40 ms between a window and a wrong one
 BATCH = 16
 
 
@@ -39,23 +39,23 @@ def judge_expert(expert: SyncNet_color, clips: list[Clip], hp: HParams, windows:
     """Loss (chance: 0.693), accuracies and the search for the true offset, over `windows` fixed windows of each clip.
 
     `pair_accuracy` is the share of windows whose own lips are nearer to the speech than other lips of the clip at least
-    5 frames away; `top1` the share whose own speech is the nearest of all within 15 frames either way that the clip
-    holds (`candidates` of them on average), `top1_within_1` allows one frame of error.
+    200 ms away; `top1` the share whose own speech is the nearest of all within 15 frames either way that the clip holds
+    (`candidates` of them on average), `top1_within_1` allows one frame of error.
     """
-    sampler = WindowSampler(clips, hp.fps, 0, MIN_DISTANCE)
+    steps = window_frames(hp.fps, expert.fps)
+    sampler = WindowSampler(clips, hp.fps, 0, round(MIN_DISTANCE * hp.fps / PUBLISHED_FPS), steps)
     sums: dict[str, list[float]] = {}
     for index in tqdm(range(len(clips) * windows), desc="expert", unit="window", leave=False):
         clip = index % len(clips)
         start, other = sampler.draw(clip, np.random.default_rng((seed, index)))
         near = sampler.starts[clip]
-        near = near[np.abs(near - start) <= MAX_OFFSET]
+        near = near[np.abs(near - start) <= sync.MAX_OFFSET]
         source = clips[clip]
         size = expert.img_size
-        faces = np.stack([expert_faces(source.window(frame, size)) for frame in (start, other)])
-        mels = np.stack([source.mel_window(frame, hp.fps)[None] for frame in near])
-        face = expert.face_encoder(torch.from_numpy(faces).float() / 255).flatten(1)
-        speech = expert.audio_encoder(torch.from_numpy(mels)).flatten(1)
-        cosine = F.normalize(speech) @ F.normalize(face).T  # (near, 2)
+        faces = np.concatenate([source.window(frame, size, steps) for frame in (start, other)])
+        face = sync.embed_lips(expert, faces, (0, SYNCNET_T))
+        speech = sync.embed_speech(expert, source.mel.T, [audio.mel_start(frame, hp.fps) for frame in near])
+        cosine = speech @ face.T  # (near, 2)
         own = int(np.flatnonzero(near == start)[0])
         true, false = (cosine[own].clamp(1e-7, 1 - 1e-7)).tolist()
         found = near[int(cosine[:, 0].argmax())]
@@ -82,7 +82,8 @@ def judge_generator(
     with their own speech and `sync_wrong` with speech at least 5 frames away. `copy_*` are the figures of the
     reference's lower half put in without any change.
     """
-    dataset = GeneratorDataset(clips, hp, seed, train=False)
+    steps = window_frames(hp.fps, expert.fps)
+    dataset = GeneratorDataset(clips, hp, seed, False, steps, reference_speech=True)
     sums: dict[str, float] = {}
     items = len(clips) * windows
     for first in tqdm(range(0, items, BATCH), desc="generator", unit="batch", leave=False):
@@ -94,13 +95,13 @@ def judge_generator(
         lower_half(copied).copy_(lower_half(batch["reference"]))
         figures = {
             "l1": losses.reconstruction_loss(generated, target),
-            "psnr_lower": losses.psnr_lower(generated, target),
-            "ssim_lower": _ssim_lower(generated, target),
+            "psnr_lower": metrics.psnr_lower(generated, target),
+            "ssim_lower": metrics.ssim_lower(generated, target),
             "sync_generated": losses.sync_loss(expert, batch["mel"], generated),
             "sync_real": losses.sync_loss(expert, batch["mel"], target),
             "sync_wrong": losses.sync_loss(expert, batch["reference_mel"], target),
-            "copy_psnr_lower": losses.psnr_lower(copied, target),
-            "copy_ssim_lower": _ssim_lower(copied, target),
+            "copy_psnr_lower": metrics.psnr_lower(copied, target),
+            "copy_ssim_lower": metrics.ssim_lower(copied, target),
             "copy_sync": losses.sync_loss(expert, batch["mel"], copied),
         }
         for name, value in figures.items():
@@ -109,17 +110,8 @@ def judge_generator(
 
 
 def _batch(dataset: Dataset, indices: range) -> dict[str, Tensor]:
-    batch = default_collate([dataset[index] for index in indices])
+    batch = collate([dataset[index] for index in indices])
     return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
-
-
-def _ssim_lower(generated: Tensor, target: Tensor) -> float:
-    """Mean SSIM (Gaussian window, sigma 1.5) of the lower halves of windows (B, 3, T, H, W) in [0, 1]."""
-    pairs = zip(
-        *(lower_half(faces).permute(0, 2, 3, 4, 1).flatten(0, 1).numpy() for faces in (generated, target)), strict=True
-    )
-    options = {"data_range": 1.0, "channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False}
-    return float(np.mean([structural_similarity(a, b, **options) for a, b in pairs]))
 
 
 def main() -> None:
@@ -134,8 +126,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     expert, generator = load_expert(args.expert), load_generator(args.generator)
-    hp = dataclasses.replace(hparams, min_negative_distance=MIN_DISTANCE, img_size=generator.img_size)
-    clips = load_clips(args.data_root, args.split, hp, GeneratorDataset.lead, args.filelists)
+    fps = data_fps(args.data_root, args.split)
+    hp = dataclasses.replace(hparams, min_negative_distance=MIN_DISTANCE, img_size=generator.img_size, fps=fps)
+    steps = window_frames(fps, expert.fps)
+    clips = load_clips(args.data_root, args.split, hp, GeneratorDataset.lead, args.filelists, steps)
     figures = {
         "expert": judge_expert(expert, clips, hp, args.windows, args.seed),
         "generator": judge_generator(generator, expert, clips, hp, args.windows, args.seed),

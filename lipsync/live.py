@@ -53,9 +53,8 @@ class LipSyncStream:
         self.colour, self.pixel_aspect = source.colour, source.pixel_aspect
         self._put = compositor(settings.blend, settings.enhance)
         self._generate = Synthesizer(settings.checkpoint_path, device, settings.precision)
-        shift_ms = settings.audio_shift - self._generate.mel_lead_ms
-        self._shift = round(shift_ms / 1000 * audio.MEL_FRAMES_PER_SECOND)
-        self.lookahead = ((audio.MEL_STEP_SIZE - 1 + self._shift) * hparams.hop_size + REACH) / SAMPLE_RATE
+        self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
+        self.lookahead = ((audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + self._shift_ms / 1000
         most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
         with Threads(0, device) as threads:
             located = list(located_once(settings, source, most, threads, StageClock()))
@@ -125,8 +124,8 @@ class LipSyncStream:
             yield frame
 
     def _window_start(self, index: int) -> int:
-        """First mel frame of a frame's window, as in a whole file (`audio.mel_window_starts`)."""
-        return max(0, int(index * (audio.MEL_FRAMES_PER_SECOND / float(self.fps))) + self._shift)
+        """First mel frame of a frame's window, as in a whole file (`lipsync.pipeline.mel_windows`)."""
+        return max(0, audio.mel_window_start(index, float(self.fps), self._shift_ms))
 
     def _samples_for(self, index: int) -> int:
         """How much sound, from the beginning, a frame's window depends on."""

@@ -131,8 +131,9 @@ def mel_windows(speech: Path, fps: Fraction, shift_ms: float = 0.0) -> list[np.n
     """
     mel = audio.melspectrogram(audio.load_wav(speech))
     last = mel.shape[1] - audio.MEL_STEP_SIZE
-    offset = round((WINDOW_START_OFFSET_MS + shift_ms) / 1000 * audio.MEL_FRAMES_PER_SECOND)
-    starts = np.clip(np.array(audio.mel_window_starts(mel.shape[1], float(fps))) + offset, 0, last)
+    count = len(audio.mel_window_starts(mel.shape[1], float(fps)))
+    shift_ms += WINDOW_START_OFFSET_MS
+    starts = np.clip([audio.mel_window_start(i, float(fps), shift_ms) for i in range(count)], 0, last)
     return [mel[:, start : start + audio.MEL_STEP_SIZE] for start in starts]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
-from models.syncnet import SyncNet_color
+from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
@@ -38,10 +38,12 @@ class ModelDims:
     img_size: tuple[int, int] = (96, 96)  # (height, width) of the face in pixels
     width: float = 1.0  # factor on every channel count
     mel_lead_ms: float = 0.0  # of a generator: see `Wav2Lip`
+    fps: float = PUBLISHED_FPS  # frames a second of the videos that it learnt from
 
     @classmethod
     def of(cls, network: nn.Module) -> "ModelDims":
-        return cls(tuple(network.img_size), float(network.width), float(getattr(network, "mel_lead_ms", 0)))
+        lead, fps = (float(getattr(network, name, getattr(cls, name))) for name in ("mel_lead_ms", "fps"))
+        return cls(tuple(network.img_size), float(network.width), lead, fps)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "ModelDims":
@@ -49,8 +51,8 @@ class ModelDims:
         try:
             dims = dict(checkpoint.get("dims", {}))
             height, width = dims.get("img_size", cls.img_size)
-            width_factor, lead = (float(dims.get(name, getattr(cls, name))) for name in ("width", "mel_lead_ms"))
-            return cls((int(height), int(width)), width_factor, lead)
+            names = ("width", "mel_lead_ms", "fps")
+            return cls((int(height), int(width)), *(float(dims.get(name, getattr(cls, name))) for name in names))
         except (TypeError, ValueError) as error:
             raise InputError(f"checkpoint {path} has unreadable network dimensions: use another file") from error
 
@@ -121,8 +123,9 @@ def build_network(kind: type[Network], checkpoint: dict[str, Any], path: Path) -
     except ValueError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
     load_weights(network, checkpoint["state_dict"], path)
-    if dims.mel_lead_ms:
-        network.mel_lead_ms = dims.mel_lead_ms
+    for name in ("mel_lead_ms", "fps"):
+        if getattr(dims, name) != getattr(ModelDims, name):
+            setattr(network, name, getattr(dims, name))
     return network
 
 

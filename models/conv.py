@@ -1,11 +1,13 @@
 """The convolution blocks that all networks are made of, and how networks scale with face size and width."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from errors import InputError
+from hparams import hparams, parse_size
 
 Size = int | tuple[int, int]
 
@@ -84,6 +86,11 @@ def checked_size(img_size: tuple[int, int], flag: str = "--img_size") -> tuple[i
     except ValueError as error:
         raise InputError(f"{flag}: {error}; use such as 96, 192, 256, 288x192, 384, 512 or 1280x640") from error
     return img_size
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """`--img_size` as (height, width). Raises InputError for what is no size, or none of a network."""
+    return checked_size(dataclasses.replace(hparams, img_size=parse_size(text)).face_size)
 
 
 def audio_encoder(width: float, residuals_at_256: int) -> nn.Sequential:

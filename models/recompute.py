@@ -34,8 +34,8 @@ def _without_statistics(block: nn.Module) -> Iterator[None]:
     """Batch norms, whose running statistics have seen these inputs already, leave them as they are."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, count) in zip(norms, before, strict=True):
+        norm.momentum, norm.num_batches_tracked = 0.0, count.clone()
     try:
         yield
     finally:

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 from models.conv import PUBLISHED_LEVELS, Conv2d, audio_encoder, face_levels, output_size, residuals, scaled
 
 SYNCNET_T = 5  # frames a window: 200 ms at 25 frames a second
+PUBLISHED_FPS = 25.0  # frames a second that the published networks learnt from
+CONSECUTIVE = tuple(range(SYNCNET_T))
 # (kernel, stride, padding) of the strided stages, vertically and horizontally.
 VERTICAL = ((7, 1, 3), (5, 1, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1))
 HORIZONTAL = ((7, 1, 3), (5, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1))
@@ -14,10 +16,14 @@ HORIZONTAL = ((7, 1, 3), (5, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1))
 class SyncNet_color(nn.Module):  # noqa: N801 (the published name)
     """Expert lip-sync discriminator on the lower halves of 5 consecutive colour frames.
 
+    `fps` is the rate at which it learnt: its 5 frames lie 1 / fps seconds apart (`window_frames`).
+
     Args:
         img_size: (height, width) of the whole face in pixels; it sees the lower half of that.
         width: factor on every channel count; (96, 96) and 1.0 are the published network.
     """
+
+    fps = PUBLISHED_FPS
 
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
@@ -60,3 +66,11 @@ class SyncNet_color(nn.Module):  # noqa: N801 (the published name)
         audio_embedding = self.audio_encoder(audio_sequences).flatten(1)
         face_embedding = self.face_encoder(face_sequences).flatten(1)
         return F.normalize(audio_embedding, p=2, dim=1), F.normalize(face_embedding, p=2, dim=1)
+
+
+def window_frames(fps: float, expert_fps: float) -> tuple[int, ...]:
+    """The 5 frames of a window, counted from its first, in a video of `fps` frames a second.
+
+    They are those nearest in time to 5 consecutive frames of a video at the expert's own rate.
+    """
+    return tuple(int(k * fps / expert_fps + 0.5) for k in CONSECUTIVE)

@@ -14,6 +14,7 @@ from models.conv import (
     unfold_time,
 )
 from models.recompute import joined, recomputed
+from models.syncnet import PUBLISHED_FPS
 
 # Encoder stages of the published 96 x 96 network, full resolution first: channels and residual blocks.
 STAGES = ((16, 0), (32, 2), (64, 3), (128, 2), (256, 2), (512, 1))
@@ -32,12 +33,15 @@ class Wav2Lip(nn.Module):
     """Generator of a talking face.
 
     `mel_lead_ms` is how much before a frame its mel window starts. Published networks learnt with one frame (40 ms)
-    and are used with 0; those trained here are used as they learnt.
+    and are used with 0; those trained here are used as they learnt. `fps` is the rate at which it learnt. A frame hears
+    200 ms at any rate, so that a generator serves videos of every other one.
 
     Args:
         img_size: (height, width) of the face in pixels; (96, 96) is the published network.
         width: factor on every channel count; 1.0 is the published network.
     """
+
+    fps = PUBLISHED_FPS
 
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()

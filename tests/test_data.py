@@ -1,11 +1,15 @@
 """Windows and samples of training: what is drawn, from where, and that it is drawn the same again."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from toy import make_clip
 
 import audio
+from benchmarks import __main__ as benchmarks
+from benchmarks import loader
 from errors import InputError
 from hparams import hparams
 from training.augment import jitter
@@ -52,8 +56,8 @@ def test_generator_sample_hears_one_frame_earlier(clips):
     assert sample["target"].dtype == np.uint8
     assert sample["indiv_mels"].shape == (5, 1, 80, 16)
     np.testing.assert_array_equal(sample["indiv_mels"][1], sample["mel"])  # frame f + 1 hears the mel of f
-    clip = clips[dataset._clip_of(11)]
-    start, other = dataset.windows.draw(dataset._clip_of(11), np.random.default_rng((3, 11)))
+    clip = clips[dataset.clip_of(11)]
+    start, other = dataset.windows.draw(dataset.clip_of(11), np.random.default_rng((3, 11)))
     assert start != other
     np.testing.assert_array_equal(sample["mel"][0], clip.mel[int(80 * start / 25) :][:16].T)
     np.testing.assert_array_equal(sample["target"][:, 2], clip.faces[start + 2].transpose(2, 0, 1))
@@ -67,8 +71,8 @@ def test_expert_sample_takes_other_faces_against_the_same_mel(clips):
     np.testing.assert_array_equal(true["mel"], false["mel"])
     assert (true["faces"] != false["faces"]).any()
     assert true["faces"].shape == (15, 48, 96)
-    start, _ = dataset.windows.draw(dataset._clip_of(3), np.random.default_rng((0, 3)))
-    lower = clips[dataset._clip_of(3)].faces[start + 1][48:]
+    start, _ = dataset.windows.draw(dataset.clip_of(3), np.random.default_rng((0, 3)))
+    lower = clips[dataset.clip_of(3)].faces[start + 1][48:]
     np.testing.assert_array_equal(true["faces"][3:6], lower.transpose(2, 0, 1))  # second frame, time-major
 
 
@@ -106,15 +110,16 @@ def test_an_epoch_visits_every_clip_once(clips):
     dataset = GeneratorDataset(clips, hparams, seed=0, train=True)
     n = len(clips)
     for epoch in range(3):
-        assert sorted(dataset._clip_of(epoch * n + i) for i in range(n)) == list(range(n))
+        assert sorted(dataset.clip_of(epoch * n + i) for i in range(n)) == list(range(n))
 
 
 def test_a_resumed_sampler_goes_on_and_ranks_share_a_step():
     batches = iter(StepSampler(4))
-    skipped = [next(batches) for _ in range(5)]
-    assert next(iter(StepSampler(4, first_step=4))) == skipped[4]
-    ranks = [next(iter(StepSampler(2, first_step=4, rank=rank, world_size=2))) for rank in range(2)]
-    assert ranks[0] + ranks[1] == skipped[4]
+    skipped = [next(batches) for _ in range(6)]
+    assert next(iter(StepSampler(4, first_sample=16))) == skipped[4]
+    ranks = [iter(StepSampler(2, first_sample=16, rank=rank, world_size=2)) for rank in range(2)]
+    for batch in skipped[4:]:
+        assert next(ranks[0]) + next(ranks[1]) == batch
 
 
 def test_one_transform_for_a_whole_window(clips):
@@ -129,6 +134,36 @@ def test_crops_are_decoded_on_demand_when_memory_is_short(toy, clips):
     lean = load_clips(toy[0], "train", hparams.override("cache_gb=0"), lead=1, filelists=toy[1])
     assert lean[0].faces is None
     np.testing.assert_array_equal(lean[0].window(3, (96, 96)), clips[0].window(3, (96, 96)))
+
+
+@pytest.mark.parametrize("kind", [GeneratorDataset, ExpertDataset])
+def test_samples_are_those_made_from_the_files_each_time(clips, kind):
+    hp = hparams.override("contrast_wt=1")
+    dataset = kind(clips, hp, loader.SEED, train=True)
+    for index in (0, 5, 9):
+        fast, slow = dataset[index], loader.PublishedWay(dataset)[index]
+        assert fast.keys() == slow.keys()
+        for name in fast:
+            np.testing.assert_array_equal(fast[name], slow[name], err_msg=name)
+
+
+def test_reference_is_heard_only_by_losses_that_need_it(clips):
+    quiet = GeneratorDataset(clips, hparams, seed=0, train=True)[4]
+    assert not any(name.startswith("reference_") for name in quiet)
+    for need in ("contrast_wt=0.1", "spoken_over_share=0.5"):
+        sample = GeneratorDataset(clips, hparams.override(need), seed=0, train=True)[4]
+        assert sample["reference_indiv_mels"].shape == (5, 1, 80, 16)
+        assert sample["reference_mel"].shape == (1, 80, 16)
+        np.testing.assert_array_equal(sample["mel"], quiet["mel"])
+
+
+def test_loader_benchmark_compares_three_ways(toy, monkeypatch, capsys):
+    argv = ["benchmarks", "loader", "--data_root", toy[0], "--filelists", toy[1], "--samples", "16", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    benchmarks.main()
+    shown = capsys.readouterr().out
+    for line in ("generator: 2 clips", "expert: 2 clips", "on demand", "in memory", "times the published way"):
+        assert line in shown
 
 
 def test_stored_mel_is_used_and_a_missing_one_computed(toy, tmp_path):
@@ -175,7 +210,7 @@ def test_hparams_overrides():
 def test_jitter_moves_a_window_as_one_and_lets_gradients_through():
     torch.manual_seed(0)
     faces = torch.rand(3, 3, 1, 24, 24).expand(3, 3, 5, 24, 24).clone().requires_grad_()
-    moved = jitter(faces)
+    moved = jitter(faces, torch.rand(3, 5) * 2 - 1)
     assert moved.shape == faces.shape
     torch.testing.assert_close(moved[:, :, :1].expand_as(moved), moved)  # frames that were equal still are
     assert not torch.allclose(moved, faces, atol=0.05)
@@ -186,4 +221,4 @@ def test_jitter_moves_a_window_as_one_and_lets_gradients_through():
 def test_jitter_is_small():
     torch.manual_seed(0)
     ramp = torch.linspace(0, 1, 96).view(1, 1, 1, 96, 1).expand(64, 3, 5, 96, 96)
-    assert (jitter(ramp) - ramp)[..., 20:-20, 20:-20].abs().max() < 0.2
+    assert (jitter(ramp, torch.rand(64, 5) * 2 - 1) - ramp)[..., 20:-20, 20:-20].abs().max() < 0.2

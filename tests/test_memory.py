@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import default_collate
 
 from errors import InputError
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.checkpoint import save_checkpoint
 from training import memory, perceptual, trainer
+from training.data import collate
 from training.stages import GeneratorStage, QualityStage
 from training.trainer import Trainer, TrainOptions
 
@@ -94,7 +94,7 @@ def gradients(trainer, parts, batch):
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(quality_trainer, parts):
-    batch = default_collate([quality_trainer.train_set[i] for i in range(4)])
+    batch = collate([quality_trainer.train_set[i] for i in range(4)])
     whole, shown = gradients(quality_trainer, 1, batch)
     cut, shown_in_parts = gradients(quality_trainer, parts, batch)
     for name, value in whole.items():
@@ -114,7 +114,7 @@ def test_parts_hold_every_sample_once():
 def test_which_samples_speak_over_is_drawn_for_the_whole_batch(toy, tmp_path):
     stage = GeneratorStage(hp("spoken_over_share=0.5"), expert())
     dataset = stage.dataset(toy[0], "train", 0, toy[1])
-    batch = stage.prepare(default_collate([dataset[i] for i in range(4)]))
+    batch = stage.prepare(collate([dataset[i] for i in range(4)]))
     parts = [part["spoken_over"].tolist() for _, part in memory.split(batch, 2)]
     assert parts == [[True, True], [False, False]]
 
@@ -231,7 +231,7 @@ def test_perceptual_loss_takes_part(stand_in, toy, expert_path, tmp_path, monkey
     train(toy, tmp_path / "run", expert_path, monkeypatch, overrides="perceptual_wt=0.1")
     stage = GeneratorStage(hp("perceptual_wt=0.1"), expert())
     dataset = stage.dataset(toy[0], "train", 0, toy[1])
-    batch = memory.to_device(stage.prepare(default_collate([dataset[i] for i in range(2)])), torch.device("cpu"))
+    batch = memory.to_device(stage.prepare(collate([dataset[i] for i in range(2)])), torch.device("cpu"))
     learnt = []
     shown = stage.step(batch, lambda _, loss: learnt.append(loss))
     torch.testing.assert_close(learnt[0], shown["l1"] + 0.1 * shown["vgg"])

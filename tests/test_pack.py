@@ -62,9 +62,9 @@ def test_damaged_pack_is_named(packed, tmp_path, damage):
         (tmp_path / "train.mp4").unlink()
     elif damage == "swap":
         (tmp_path / "train.mp4").write_bytes((tmp_path / "val.mp4").read_bytes())
-    hp = hparams.override("fps=0.5") if damage == "none left" else hparams
+    lead = 1000 if damage == "none left" else 0
     with pytest.raises(InputError, match="no clip of" if damage == "none left" else "pack the preprocessed tree again"):
-        load_clips(tmp_path, "train", hp, lead=0)
+        load_clips(tmp_path, "train", hparams, lead)
 
 
 def test_failed_packing_leaves_the_old_pack(toy, packed, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,6 @@ from media import noise, portrait, write_clip
 from toy import make_clip
 
 import crops
-import preprocess
 from audio import save_wav
 from errors import InputError
 from hparams import hparams, parse_size
@@ -20,6 +20,9 @@ from lipsync import live
 from lipsync.pipeline import run
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import load_generator, save_checkpoint
+from preprocessing import lrs2
+from preprocessing.crops import crop_for, write_crop
+from preprocessing.options import RawOptions
 from training import losses
 from training.augment import WindowTransform
 from training.data import GeneratorDataset, load_clips
@@ -124,36 +127,31 @@ def test_expert_sees_larger_faces_at_its_own_size():
     assert np.abs(seen - shown).mean() < 2
 
 
-class Found:
-    """Stands in for the detector of preprocess.py."""
-
-    def get_detections_for_batch(self, frames):
-        return [(60, 20, 160, 140)] * len(frames)
-
-
 @pytest.mark.parametrize(
     ("img_size", "stored"),
-    [(None, (120, 100)), ((96, 96), (120, 100)), (TALL, (150, 100)), ((192, 192), (120, 120))],
+    [(None, (120, 100)), ("96", (120, 100)), ("288x192", (150, 100)), ("192", (120, 120))],
 )
 def test_preprocessing_stores_crops_of_the_aspect(tmp_path, monkeypatch, img_size, stored):
     write_clip(tmp_path / "face.mp4", [scene()] * 3)
-    given = preprocess.Options(tmp_path, tmp_path, 2, 0, 1, "auto", (0, 0, 0, 0), False, img_size)
-    monkeypatch.setattr(preprocess, "_options", given, raising=False)
-    monkeypatch.setattr(preprocess, "_detector", Found())
-    preprocess.write_faces(tmp_path / "face.mp4", tmp_path)
+    given = lrs2.Lrs2Options(tmp_path, tmp_path, img_size=img_size)
+    monkeypatch.setattr(lrs2, "_options", given, raising=False)
+    monkeypatch.setattr(lrs2, "_detector", SimpleNamespace(
+        get_detections_for_batch=lambda frames: [(60, 20, 160, 140)] * len(frames)))  # fmt: skip
+    lrs2.write_faces(tmp_path / "face.mp4", tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["0.jpg", "1.jpg", "2.jpg"]
     assert cv2.imread(str(tmp_path / "1.jpg")).shape[:2] == stored
 
 
-def test_preprocessing_reduces_crops_that_are_larger_than_needed(monkeypatch):
+def test_preprocessing_reduces_crops_that_are_larger_than_needed(tmp_path):
     frame = cv2.resize(FRAME, None, fx=5, fy=5)
-    given = preprocess.Options(None, None, 2, 0, 1, "auto", (0, 0, 0, 0), False, (96, 96))
-    monkeypatch.setattr(preprocess, "_options", given, raising=False)
-    assert preprocess.face_crop(frame, (100, 100, 600, 900)).shape == (192, 120, 3)
-    monkeypatch.setattr(preprocess, "_options", dataclasses.replace(given, img_size=TALL))
-    assert preprocess.face_crop(frame, (100, 100, 600, 900)).shape == (360, 240, 3)
-    with pytest.raises(InputError, match="--img_size: a face of 100 x 90"):
-        preprocess.face_size("100x90")
+    box, pads = (100.2, 100, 600, 890), (0, 10, 0, 0)
+    assert crop_for(frame, box, pads, (96, 96)).shape == (192, 120, 3)
+    assert crop_for(frame, box, pads, TALL).shape == (360, 240, 3)
+    write_crop(frame, (-90, 10, -5, 60), pads, tmp_path / "none.jpg", TALL)
+    assert not (tmp_path / "none.jpg").exists()
+    for kind, flag in ((lrs2.Lrs2Options, "data_root"), (RawOptions, "raw")):
+        with pytest.raises(InputError, match="--img_size: a face of 100 x 90"):
+            kind(**{flag: tmp_path}, preprocessed_root=tmp_path, img_size="100x90")
 
 
 # Inference

@@ -3,7 +3,9 @@
 Crops are decoded once and stay in memory when they fit; the mel is never computed twice in a run.
 """
 
+import json
 import math
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ import audio
 import crops
 from errors import InputError
 from hparams import HParams
-from models.syncnet import SYNCNET_T
+from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 
 MIN_FRAMES = 16  # a clip needs more than 15
+Steps = tuple[int, ...]  # the frames of a window, counted from its first
+FACTS = "data.json"  # what preprocess.py says of a tree, at its root
 FILELISTS = Path(__file__).resolve().parent.parent / "filelists"
 
 
@@ -31,56 +35,71 @@ class Clip:
         folder: where its crops lie; its name alone when they came out of a pack.
         numbers: (n,) frame numbers that have a crop, ascending.
         mel: (mel frames, 80) float32.
-        faces: (n, H, W, 3) uint8 BGR, or None while crops are decoded on demand.
+        encoded: the crops' JPEG files, of a clip that came out of a shard.
+        faces: (n, H, W, 3) uint8 BGR, in memory colour by colour (`in_planes`); None while crops are decoded on demand.
     """
 
     folder: Path
     numbers: np.ndarray
     mel: np.ndarray
     faces: np.ndarray | None = None
+    encoded: list[bytes] | None = None
 
-    def window_starts(self, fps: float, lead: int = 0) -> np.ndarray:
-        """Frame numbers at which 5 consecutive crops exist and mel windows fit.
+    def window_starts(self, fps: float, lead: int = 0, steps: Steps = CONSECUTIVE) -> np.ndarray:
+        """Frame numbers at which all crops of a window exist and mel windows fit.
 
         `lead` frames more of mel are needed before the start: 0 for the expert, 1 for the generator, whose frame
-        f + k hears the mel that starts at frame f + k - 1.
+        f + k hears the mel that starts at frame f + k - 1. `steps` are the window's frames (`window_frames`).
         """
-        have = np.zeros(self.numbers[-1] + SYNCNET_T + 1, bool)
+        have = np.zeros(self.numbers[-1] + steps[-1] + 1, bool)
         have[self.numbers] = True
-        starts = [f for f in self.numbers if f >= lead and have[f : f + SYNCNET_T].all()]
-        last = SYNCNET_T - 1 - lead if lead else 0  # the latest frame, counted from f, whose mel is used
-        ends = [mel_start(f + last, fps) + audio.MEL_STEP_SIZE for f in starts]
-        return np.array([f for f, end in zip(starts, ends, strict=True) if end <= len(self.mel)], int)
+        starts = self.numbers[self.numbers >= lead]
+        starts = starts[have[starts[:, None] + steps].all(axis=1)]
+        last = max(0, steps[-1] - lead) if lead else 0  # the latest frame, counted from f, whose mel is used
+        return starts[audio.mel_starts(starts + last, fps) + audio.MEL_STEP_SIZE <= len(self.mel)]
 
     def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
         """The `at`-th crop: (H, W, 3) uint8 BGR."""
         if self.faces is not None:
             return crops.fit(self.faces[at], img_size)
-        return read_crop(self.folder / f"{self.numbers[at]}.jpg", img_size)
+        path = self.folder / f"{self.numbers[at]}.jpg"
+        return decode_crop(_read(path) if self.encoded is None else self.encoded[at], path, img_size)
 
-    def window(self, start: int, img_size: tuple[int, int]) -> np.ndarray:
-        """The 5 crops from frame `start` on: (5, H, W, 3) uint8 BGR."""
-        at = int(np.searchsorted(self.numbers, start))
-        if self.faces is not None and self.faces.shape[1:3] == img_size:
+    def window(self, start: int, img_size: tuple[int, int], steps: Steps = CONSECUTIVE) -> np.ndarray:
+        """The 5 crops of the window from frame `start` on: (5, H, W, 3) uint8 BGR."""
+        if self.faces is not None and steps == CONSECUTIVE and self.faces.shape[1:3] == img_size:
+            at = int(np.searchsorted(self.numbers, start))
             return self.faces[at : at + SYNCNET_T]
-        return np.stack([self.face(at + k, img_size) for k in range(SYNCNET_T)])
+        return np.stack([self.face(at, img_size) for at in np.searchsorted(self.numbers, np.add(steps, start))])
 
     def mel_window(self, frame: int, fps: float) -> np.ndarray:
         """The mel that starts at a video frame: (80, 16)."""
-        start = mel_start(frame, fps)
-        return self.mel[start : start + audio.MEL_STEP_SIZE].T
+        return self.mel_windows(np.array([frame]), fps)[0]
+
+    def mel_windows(self, frames: np.ndarray, fps: float) -> np.ndarray:
+        """The mels that start at video frames: (n, 80, 16)."""
+        rows = audio.mel_starts(frames, fps)[:, None] + np.arange(audio.MEL_STEP_SIZE)
+        return self.mel[rows].transpose(0, 2, 1)
 
 
-def mel_start(frame: int, fps: float) -> int:
-    """First mel frame of a video frame."""
-    return int(audio.MEL_FRAMES_PER_SECOND * frame / fps)
+def in_planes(faces: np.ndarray) -> np.ndarray:
+    """The same (n, H, W, 3) array, in memory colour by colour, as networks take it: windows are then copied whole."""
+    return np.ascontiguousarray(faces.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
 
-def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:
+def _read(path: Path) -> bytes:
+    """A file's content; nothing where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def decode_crop(jpeg: bytes, name: Path, img_size: tuple[int, int]) -> np.ndarray:
     """A face crop at (height, width), see `crops.fit`: (H, W, 3) uint8 BGR. Raises InputError if it does not decode."""
-    crop = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    crop = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     if crop is None:
-        raise InputError(f"face crop {path} cannot be read: delete the clip's folder and run preprocess.py again")
+        raise InputError(f"face crop {name} cannot be read: delete the clip's folder and run preprocess.py again")
     return crops.fit(crop, img_size)
 
 
@@ -95,8 +114,41 @@ def read_filelist(split: str, folder: Path = FILELISTS) -> list[str]:
     return names
 
 
+def write_facts(data_root: Path, fps: float) -> None:
+    """Say in a tree how many of its frames make a second. Raises InputError if it is there with other ones."""
+    begun = PUBLISHED_FPS if any(data_root.glob("*/*/audio.wav")) else None
+    before = stored_fps(data_root) or begun
+    if before not in (None, fps):
+        raise InputError(f"{data_root} was begun at {before:g} frames a second: use another folder for {fps:g}")
+    aside = data_root / f".{FACTS}.{os.getpid()}.part"  # other processes may be reading it
+    aside.write_text(json.dumps({"fps": fps}) + "\n")
+    aside.replace(data_root / FACTS)
+
+
+def stored_fps(data_root: Path) -> float | None:
+    """Frames a second of a tree by its own word; None where it has none. Raises InputError."""
+    try:
+        return float(json.loads((data_root / FACTS).read_text())["fps"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{data_root / FACTS} is damaged: it takes {{'fps': frames a second}}") from error
+
+
+def check_fps(stored: float | None, data_root: Path, hp: HParams) -> None:
+    """Raises InputError when data say that they have other frames a second than `hp.fps`."""
+    if stored not in (None, hp.fps):
+        raise InputError(f"{data_root} has {stored:g} frames a second, not {hp.fps:g}: use --hparams fps={stored:g}")
+
+
 def open_clips(
-    data_root: Path, split: str, hp: HParams, lead: int, filelists: Path = FILELISTS, cache: bool = True
+    data_root: Path,
+    split: str,
+    hp: HParams,
+    lead: int,
+    filelists: Path = FILELISTS,
+    steps: Steps = CONSECUTIVE,
+    cache: bool = True,
 ) -> list[Clip]:
     """The usable clips of a split, with their mels, and (`cache`) their crops decoded when they fit in memory.
 
@@ -105,9 +157,10 @@ def open_clips(
     names = read_filelist(split, filelists)
     if not data_root.is_dir():
         raise InputError(f"--data_root {data_root} is not a folder: give the output of preprocess.py")
+    check_fps(stored_fps(data_root), data_root, hp)
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(
-            tqdm(pool.map(lambda name: _open_clip(data_root / name, hp, lead), names),
+            tqdm(pool.map(lambda name: open_clip(data_root / name, hp, lead, steps), names),
                  total=len(names), desc=f"{split} clips", unit="clip", leave=False)
         )  # fmt: skip
     clips = [outcome for outcome in outcomes if isinstance(outcome, Clip)]
@@ -119,36 +172,46 @@ def open_clips(
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         tqdm.write(f"{split}: {len(clips)} clips; left out: {counts}")
     if cache:
-        _cache_faces(clips, split, hp)
+        cache_faces(clips, split, hp)
     return clips
 
 
-def _open_clip(folder: Path, hp: HParams, lead: int) -> Clip | str:
-    """A clip, or the reason why it cannot be used."""
+def open_clip(folder: Path, hp: HParams, lead: int = 0, steps: Steps = CONSECUTIVE) -> Clip | str:
+    """The clip of a folder, with its mel, or the reason why it cannot be used."""
     if not folder.is_dir():
         return "missing"
-    numbers = np.array(sorted(int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdigit()), int)
-    if len(numbers) < MIN_FRAMES:
-        return f"with under {MIN_FRAMES} frames"
     stored = folder / "mel.npy"
     try:
         mel = np.load(stored) if stored.is_file() else audio.melspectrogram(audio.load_wav(folder / "audio.wav")).T
     except (InputError, ValueError, OSError):
         return "without readable audio"
-    clip = Clip(folder, numbers, np.ascontiguousarray(mel, np.float32))
-    if len(clip.window_starts(hp.fps, lead)) < 2:
+    clip = Clip(folder, crop_numbers(folder), np.ascontiguousarray(mel, np.float32))
+    return why_unusable(clip, hp, lead, steps) or clip
+
+
+def why_unusable(clip: Clip, hp: HParams, lead: int, steps: Steps) -> str | None:
+    """What keeps a clip from giving samples; None if nothing does."""
+    if len(clip.numbers) < MIN_FRAMES:
+        return f"with under {MIN_FRAMES} frames"
+    if len(clip.window_starts(hp.fps, lead, steps)) < 2:
         return f"with under 2 windows of {SYNCNET_T} consecutive frames"
-    return clip
+    return None
 
 
-def _cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
+def crop_numbers(folder: Path) -> np.ndarray:
+    """(n,) frame numbers of the crops in a clip's folder, ascending."""
+    return np.array(sorted(int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdigit()), int)
+
+
+def cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
+    """Decode the crops of clips when they fit in memory."""
     needed = sum(len(clip.numbers) for clip in clips) * math.prod(hp.face_size) * 3
     if needed > min(hp.cache_gb * 2**30, free_memory() / 2):
         tqdm.write(f"{split}: crops need {needed / 2**30:.1f} GB of memory and are decoded on demand")
         return
 
     def decode(clip: Clip) -> None:
-        clip.faces = np.stack([read_crop(clip.folder / f"{number}.jpg", hp.face_size) for number in clip.numbers])
+        clip.faces = in_planes(np.stack([clip.face(k, hp.face_size) for k in range(len(clip.numbers))]))
 
     with ThreadPoolExecutor(8) as pool:
         list(tqdm(pool.map(decode, clips), total=len(clips), desc=f"{split} crops", unit="clip", leave=False))

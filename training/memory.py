@@ -5,15 +5,17 @@ import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from errors import InputError
 from training.clips import free_memory
+from training.data import collate
 from training.stages import Batch, Stage
 
 USED_SHARE = 0.7  # of the free memory that a part may take on a CPU
@@ -37,7 +39,7 @@ def parts_that_fit(
     Raises InputError when not even the smallest part fits.
     """
     total, smallest = stage.loader_batch, min(stage.smallest_part, stage.loader_batch)
-    samples = default_collate([dataset[index] for index in range(total if device.type == "cuda" else smallest)])
+    samples = collate(list(islice(iter(dataset), total if device.type == "cuda" else smallest)))
 
     def attempt(count: int) -> None:
         part = stage.prepare({name: value[:count] for name, value in samples.items()})

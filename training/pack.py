@@ -19,7 +19,7 @@ from tqdm import tqdm
 import crops
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from training.clips import FILELISTS, Clip, free_memory, open_clips
+from training.clips import FILELISTS, Clip, check_fps, free_memory, open_clips
 
 MEL_LEVELS = 255  # steps of the stored mel over [-4, 4]
 AGAIN = "pack the preprocessed tree again"
@@ -28,6 +28,12 @@ AGAIN = "pack the preprocessed tree again"
 def is_packed(folder: Path, split: str) -> bool:
     """Whether a folder holds the pack of a split."""
     return _index_path(folder, split).is_file()
+
+
+def packed_fps(folder: Path, split: str) -> float | None:
+    """Frames a second of a packed split by its own word; None where it has none. Raises InputError."""
+    fps = _read_index(folder, split).get("fps")
+    return None if fps is None else float(fps)
 
 
 def write_pack(clips: list[Clip], folder: Path, split: str, hp: HParams, crf: int = 18) -> tuple[Path, Path]:
@@ -43,6 +49,7 @@ def write_pack(clips: list[Clip], folder: Path, split: str, hp: HParams, crf: in
         with asides[1].open("wb") as file:
             np.savez_compressed(
                 file,
+                fps=np.array(float(hp.fps)),
                 names=np.array(["/".join(clip.folder.parts[-2:]) for clip in clips]),
                 frames=np.array([len(clip.numbers) for clip in clips]),
                 numbers=np.concatenate([clip.numbers for clip in clips]).astype(np.int32),
@@ -62,19 +69,16 @@ def write_pack(clips: list[Clip], folder: Path, split: str, hp: HParams, crf: in
 def read_pack(folder: Path, split: str, hp: HParams) -> list[Clip]:
     """The clips of a packed split, their crops in memory. Raises InputError for a damaged or foreign pack."""
     path, video = _index_path(folder, split), folder / f"{split}.mp4"
-    try:
-        with np.load(path) as content:
-            index = {name: content[name] for name in ("names", "frames", "numbers", "mel_frames", "mel", "sha256")}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or is no pack: {AGAIN}") from error
+    index = _read_index(folder, split)
     if not video.is_file() or hashlib.sha256(video.read_bytes()).hexdigest() != str(index["sha256"]):
         raise InputError(f"{video} is missing or is not the video of {path.name}: {AGAIN}")
+    check_fps(packed_fps(folder, split), path, hp)
     total = int(index["frames"].sum())
     height, width = hp.face_size
     needed = total * height * width * 3
     if needed > free_memory():
         raise InputError(f"{video}: its crops need {needed / 2**30:.1f} GB of memory: train from the tree instead")
-    faces = np.empty((total, height, width, 3), np.uint8)
+    faces = np.empty((total, 3, height, width), np.uint8).transpose(0, 2, 3, 1)  # as `in_planes` lays them
     count = 0
     for frame in tqdm(_frames(video), total=total, desc=f"{split} crops", unit="crop", leave=False):
         if count < total:
@@ -93,6 +97,18 @@ def read_pack(folder: Path, split: str, hp: HParams) -> list[Clip]:
 
 def _index_path(folder: Path, split: str) -> Path:
     return folder / f"{split}.npz"
+
+
+def _read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
+    path = _index_path(folder, split)
+    try:
+        with np.load(path) as content:
+            index = {name: content[name] for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged or is no pack: {AGAIN}") from error
+    if not {"names", "frames", "numbers", "mel_frames", "mel", "sha256"} <= index.keys():
+        raise InputError(f"{path} is damaged or is no pack: {AGAIN}")
+    return index
 
 
 def _write_video(clips: list[Clip], path: Path, split: str, hp: HParams, crf: int) -> None:

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
-from training import initial, losses
+from models.syncnet import window_frames
+from training import initial, losses, whole_clips
 from training.augment import jitter
-from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
-from training.distributed import bare
+from training.clips import Clip
+from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
+from training.distributed import bare, gathered
 from training.perceptual import VGGFeatures, vgg_loss
 
 Batch = dict[str, Tensor]
@@ -78,6 +81,10 @@ class Stage(ABC):
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         """Means over a validation batch."""
 
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        """LSE-D, LSE-C and the share in sync of whole validation clips."""
+        return {}
+
     def eval_items(self, dataset: Dataset) -> int:
         """Validation items, fixed in number and content."""
         return len(dataset) * self.hp.eval_windows
@@ -103,6 +110,7 @@ class ExpertStage(Stage):
     def __init__(self, hp: HParams):
         super().__init__(hp)
         self.networks = {"": SyncNet_color(hp.face_size, hp.syncnet_width)}
+        self.networks[""].fps = hp.fps
         self.learning_rates = {"": hp.syncnet_lr}
         self.batch_size = hp.syncnet_batch_size
 
@@ -113,11 +121,12 @@ class ExpertStage(Stage):
         return self.batch_size
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
-        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
-        if split != "train":
-            return ExpertDataset(clips, self.hp, EVAL_SEED, train=False)
-        kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
-        return kind(clips, self.hp, seed, train=True)
+        if split == "train":
+            kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
+            return training_set(data_root, self.hp, filelists, seed, kind)
+        return ExpertDataset(
+            load_clips(data_root, split, self.hp, self.lead, filelists), self.hp, EVAL_SEED, train=False
+        )
 
     def eval_items(self, dataset: Dataset) -> int:
         return 2 * super().eval_items(dataset)  # a true and a false sample of each draw
@@ -125,9 +134,12 @@ class ExpertStage(Stage):
     def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
         expert = self.networks[""]
         if self.hp.syncnet_loss != "bce":
-            audio_embedding, face_embedding = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
+            embeddings = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
+            audio_embedding, face_embedding, clip, start = (  # of the windows of all processes
+                gathered(part) for part in (*embeddings, batch["clip"].flatten(), batch["start"].flatten())
+            )
             cosine = audio_embedding @ face_embedding.T
-            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.min_negative_distance
+            windows = clip, start, self.hp.negative_frames
             if self.hp.syncnet_loss == "infonce":
                 same_clip_only = self.hp.infonce_negatives == "clip"
                 loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
@@ -153,6 +165,9 @@ class ExpertStage(Stage):
             "cosine_false": false.mean(),
         }
 
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        return whole_clips.of_real_clips(network, clips, self.hp.fps)
+
 
 class GeneratorStage(Stage):
     """Stage 2: the generator (paper section 3.4): (1 - w) L1 + w sync.
@@ -170,6 +185,7 @@ class GeneratorStage(Stage):
         self.learning_rates = {"": hp.initial_learning_rate}
         self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
         self.networks[""].checkpointing = hp.activation_checkpointing
+        self.networks[""].fps = hp.fps
         if hp.start_as_copy:
             self.passing = 2 * initial.COLOURS
             initial.start_as_copy(self.networks[""])
@@ -181,9 +197,11 @@ class GeneratorStage(Stage):
         self.settled_wt = hp.syncnet_wt_settled
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
-        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
-        train = split == "train"
-        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train=train)
+        steps = window_frames(self.hp.fps, self.expert.fps)  # the five frames are for the expert to see
+        if split == "train":
+            return training_set(data_root, self.hp, filelists, seed, GeneratorDataset, steps)
+        clips = load_clips(data_root, split, self.hp, self.lead, filelists, steps)
+        return GeneratorDataset(clips, self.hp, EVAL_SEED, False, steps)
 
     def train_mode(self) -> None:
         super().train_mode()
@@ -215,7 +233,7 @@ class GeneratorStage(Stage):
             return torch.where(mask, batch[where_chosen], batch[elsewhere])
 
         return {
-            "target": batch["target"],
+            **batch,
             "reference": pick("target", "reference"),
             "mouth": pick("reference", "target"),
             "indiv_mels": pick("reference_indiv_mels", "indiv_mels"),
@@ -247,7 +265,8 @@ class GeneratorStage(Stage):
         if not self.hp.sync_colours:
             generated = truth + (generated.float() - truth).mean(1, keepdim=True)
         if self.hp.augment:  # both alike
-            generated, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
+            both = torch.cat((generated.float(), truth), dim=2)
+            generated, truth = jitter(both, batch["jitter"]).chunk(2, dim=2)
         seen = losses.look(self.expert, generated)
         if self.sync_wt > 0 or self.hp.contrast_wt > 0:
             heard = losses.hear(self.expert, batch["mel"])
@@ -263,7 +282,7 @@ class GeneratorStage(Stage):
             yield "lips", self.hp.lips_wt, losses.lips_of([layer[known] for layer in seen], expected)
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
-        """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
+        """L1; sync loss of generated and of real faces (the scale of the former); PSNR (dB), SSIM of the lower half."""
         return self._judge(batch, self._generate(batch, network))
 
     def _judge(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
@@ -275,8 +294,12 @@ class GeneratorStage(Stage):
             "l1": l1,
             "sync": sync,
             "sync_real": losses.sync_loss(self.expert, batch["mel"], batch["target"]),
-            "psnr_lower": losses.psnr_lower(generated, batch["target"]),
+            "psnr_lower": metrics.psnr_lower(generated, batch["target"]),
+            "ssim_lower": metrics.ssim_lower(generated, batch["target"]),
         }
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        return whole_clips.of_generated_clips(network, self.expert, clips, self.hp.fps)
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:
         if metrics["sync"] < self.hp.syncnet_threshold:
