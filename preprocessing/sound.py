@@ -42,7 +42,8 @@ def extract(source: Path, start: Fraction, target: Path, seen: Callable[[int], N
 
     `start` is the time of the first video frame by the file's clock: sound before it is left out, and gaps in the
     sound become silence, so that sample n is heard n / 16000 seconds after the first frame is seen. The channels'
-    mean is taken, as `audio.load_wav` does. `seen` is called now and then, with 0 video frames. Raises InputError when there is no sound that decodes.
+    mean is taken, as `audio.load_wav` does. `seen` is called now and then, with 0 video frames.
+    Raises InputError when there is no sound that decodes.
     """
     import av
 
