@@ -18,7 +18,7 @@ from evaluation.inception import Inception
 from evaluation.inputs import Item
 from evaluation.judges import Judge, digest
 from evaluation.options import EvaluationOptions
-from evaluation.tracks import FPS, Track, inference_options, read_sound, read_track
+from evaluation.tracks import Track, inference_options, read_sound, read_track
 from hparams import hparams
 from lipsync.options import InferenceOptions
 from models.checkpoint import DEFAULT_GENERATOR
@@ -136,13 +136,13 @@ class Clips:
     def _track(self, video: Path, against: Path | None, result: ClipResult) -> Track:
         """The face of a video; its likeness to another becomes a figure of the generated video."""
         faces: InferenceOptions = inference_options(video, self._options, self._device)
-        size, details = self._judge.face_size, self._inception is not None
+        wanted = self._judge.fps, self._judge.face_size, self._inception is not None
         try:
-            track = read_track(video, faces, size, details, against)
+            track = read_track(faces, *wanted, against)
         except InputError as error:
             if against is None:
                 raise
-            track = read_track(video, faces, size, details)
+            track = read_track(faces, *wanted)
             result.failures.setdefault(GENERATED, str(error))
         for place, name in enumerate(("psnr_lower", "ssim_lower")):
             values = [pair[place] for pair in track.likeness if math.isfinite(pair[place])]
@@ -192,7 +192,7 @@ class Clips:
 
 def _motion(track: Track, wav: np.ndarray) -> dict[str, float]:
     """Mean movement of the mouth where speech is silent and where it is not; what does not occur is left out."""
-    silent = metrics.silent_frames(wav, hparams.sample_rate, track.frames, FPS)
+    silent = metrics.silent_frames(wav, hparams.sample_rate, track.frames, track.fps)
     motion, numbers = np.array(track.motion), np.array(track.numbers)
     quiet = silent[numbers] & silent[np.maximum(0, numbers - 1)]
     parts = {"motion_silent": motion[quiet], "motion_speech": motion[~silent[numbers]]}

@@ -17,9 +17,10 @@ import audio
 from errors import InputError
 from evaluation import sync
 from evaluation.options import EvaluationOptions
-from evaluation.tracks import FPS, Track
+from evaluation.tracks import Track
 from hparams import hparams
 from models.checkpoint import DEFAULT_EXPERT, load_expert
+from models.syncnet import PUBLISHED_FPS
 
 EXTRA = "syncnet-python==0.2.3"  # the release whose interface is used here
 SYNCNET_FILES = ("syncnet_v2.model", "sfd_face.pth")
@@ -32,11 +33,13 @@ class Judge(Protocol):
         name: which network and which weights.
         note: what its figures may be compared with.
         face_size: (height, width) of the faces that it wants.
+        fps: frames a second of the videos that it knows.
     """
 
     name: str
     note: str
     face_size: tuple[int, int]
+    fps: float
 
     def score(self, track: Track, video: Path, wav: np.ndarray) -> sync.SyncScore:
         """The score of a face with a sound (samples,), 16 kHz, from the first frame on. Raises InputError."""
@@ -54,11 +57,12 @@ class Expert:
         path = path or DEFAULT_EXPERT
         self._expert = load_expert(path, device)
         self.face_size: tuple[int, int] = self._expert.img_size
+        self.fps = self._expert.fps
         self.name = f"{path.name} (sha256 {digest(path)[:12]})"
 
     def score(self, track: Track, video: Path, wav: np.ndarray) -> sync.SyncScore:
         mel = audio.melspectrogram(wav)
-        return sync.measure(self._expert, track.faces, mel, FPS, np.array(track.numbers, int))
+        return sync.measure(self._expert, track.faces, mel, track.fps, np.array(track.numbers, int))
 
 
 class PublishedSyncNet:
@@ -76,6 +80,7 @@ class PublishedSyncNet:
         "faces is."
     )
     face_size = (96, 96)
+    fps = PUBLISHED_FPS
 
     def __init__(self, folder: Path, device: str):
         paths = [folder / name for name in SYNCNET_FILES]

@@ -32,7 +32,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("lse_d", "LSE-D", "distance of lips and speech at the best offset; lower is better"),
     Column("lse_c", "LSE-C", "median distance over offsets less the lowest; higher is better"),
-    Column("offset", "offset", "frames of 40 ms; above 0 the sound is late", 2),
+    Column("offset", "offset", "frames, 25 a second unless the judge learnt from others; above 0 the sound is late", 2),
     Column("in_sync", "in sync", "share of clips whose offset is at most one frame", 2),
     Column("psnr_lower", "PSNR", "dB, lower half of the face's box, against the real video; higher is better", 2),
     Column("ssim_lower", "SSIM", "of the same; higher is better"),

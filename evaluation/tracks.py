@@ -1,7 +1,7 @@
 """A video as the metrics see it: one person's face over time, and the sound from the first frame on.
 
 Faces are found, followed and cut out by the rule of inference (`lipsync.locating`). Videos of any frame rate are read
-at 25 frames a second, as the published evaluation does, since the experts know no other.
+at the one that the judge of sync knows, 25 frames a second as a rule, as the published evaluation does.
 """
 
 import sys
@@ -26,7 +26,6 @@ from lipsync.stages import StageClock, Threads
 from lipsync.tracking import NoFaceError
 from lipsync.video import FrameReader
 
-FPS = hparams.fps
 SHOWN = (96, 96)  # (height, width) of the faces that motion is measured on
 DETAIL_EVERY = 5  # frames between those whose faces count for FID: neighbours are almost the same
 
@@ -36,7 +35,8 @@ class Track:
     """One face over time, n of whose frames show it.
 
     Attributes:
-        frames: of the video, at 25 a second.
+        fps: frames a second at which the video was read.
+        frames: of the video, at that rate.
         numbers: (n,) frame numbers, ascending.
         faces: (n, H, W, 3) uint8 BGR, resized to what was asked for.
         motion: (n,) movement of the mouth since the frame before; NaN where that shows no face.
@@ -44,6 +44,7 @@ class Track:
         likeness: (PSNR in dB, SSIM) of the lower half of the face's box against another video, a pair a frame.
     """
 
+    fps: float
     frames: int = 0
     numbers: list[int] = field(default_factory=list)
     faces: list[np.ndarray] = field(default_factory=list)
@@ -58,12 +59,13 @@ class Track:
 
 
 def read_track(
-    video: Path, options: InferenceOptions, size: tuple[int, int], details: bool, against: Path | None = None
+    options: InferenceOptions, fps: float, size: tuple[int, int], details: bool = False, against: Path | None = None
 ) -> Track:
-    """Follow the face of a video.
+    """Follow the face of the video `options.face`.
 
     Args:
         options: how faces are found, where the detector runs.
+        fps: frames a second at which to read.
         size: (height, width) of `Track.faces`.
         details: whether to keep `Track.details`.
         against: a video of the same frames, with the same box, to compare the lower half with.
@@ -71,9 +73,9 @@ def read_track(
     Raises InputError for a video that cannot be read, and when the two have different sizes. A video without any face
     gives an empty track.
     """
-    source = FrameSource(options, FPS)
-    others = iter(_alike(against, source)) if against else iter(())
-    track, before, seen_before = Track(), None, False
+    source = FrameSource(options, fps)
+    others = iter(_alike(against, source, fps)) if against else iter(())
+    track, before, seen_before = Track(fps), None, False
     try:
         with Threads(None, torch.device(options.device)) as threads:
             for frame, box in located_once(options, source, sys.maxsize, threads, StageClock()):
@@ -108,8 +110,8 @@ def inference_options(video: Path, options: EvaluationOptions, device: str) -> I
     )
 
 
-def _alike(video: Path, source: FrameSource) -> FrameReader:
-    reader = FrameReader(video, FPS)
+def _alike(video: Path, source: FrameSource, fps: float) -> FrameReader:
+    reader = FrameReader(video, fps)
     if (reader.height, reader.width) != (source.height, source.width):
         raise InputError(
             f"{video} has {reader.width} x {reader.height} pixels, its real video {source.width} x {source.height}: "
@@ -150,15 +152,8 @@ def read_sound(video: Path) -> np.ndarray:
 
 def _lag(video: Path) -> Fraction:
     """How much later than the first picture the first sound comes, in seconds; 0 where the file does not say."""
-    starts = []
     with av.open(f"file:{video}") as container:
-        for kind in ("video", "audio"):
-            streams = getattr(container.streams, kind)
-            if not streams:
-                return Fraction(0)
-            container.seek(0)
-            first = next(container.decode(streams[0]), None)
-            if first is None or first.pts is None:
-                return Fraction(0)
-            starts.append(first.pts * first.time_base)
-    return starts[1] - starts[0]
+        first = next(container.decode(audio=0), None)
+    if first is None or first.pts is None:
+        return Fraction(0)
+    return first.pts * first.time_base - FrameReader(video).start
