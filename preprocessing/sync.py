@@ -108,10 +108,15 @@ def _shared_offset(evidence: Sequence[Evidence], near: np.ndarray) -> int | None
 
 
 def _verdict(own: Evidence, shared: int | None, min_confidence: float) -> Verdict:
-    """A clip's own evidence beside what its neighbours say: it differs from them only if it is surer of that."""
+    """A clip's own evidence beside what its neighbours say: it differs from them only if it is surer of that.
+
+    Where neighbours tell nothing, a clip that is best in step as it is needs less evidence than one that is not: most
+    videos are in step.
+    """
     own_offset = own.offset
     own_confidence = own.confidence(own_offset)
-    offset, confidence, needed = own_offset, own_confidence, CHANCE_ANYWHERE
+    offset, confidence = own_offset, own_confidence
+    needed = CHANCE_THERE if abs(own_offset) <= TOLERANCE else CHANCE_ANYWHERE
     if shared is not None:
         there = own.confidence(shared, TOLERANCE)
         differs = abs(own_offset - shared) > TOLERANCE and own.z(own_confidence) >= CHANCE_ANYWHERE
