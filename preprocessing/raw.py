@@ -39,6 +39,7 @@ def preprocess_raw(options: RawOptions) -> None:
     mine = share_of_rank(sources)
     todo = [source for source in mine if not is_done(source, options)]
     print(f"{len(mine)} videos of {options.raw} to do here, {len(mine) - len(todo)} of them done already")
+    warn_of_other_options(mine, options)
     process_sources(todo, options)
     merge(sources, options)
 
@@ -51,10 +52,19 @@ def is_done(source: Source, options: RawOptions) -> bool:
     if record.failure:
         record_path(options.preprocessed_root, source.name).unlink(missing_ok=True)
         return False
-    if record.options != options.what_clips_depend_on():
-        again = f"delete {record_path(options.preprocessed_root, source.name)} to do it again"
-        warn(f"{source.relative} was done with other options and stays: {again}")
     return True
+
+
+def warn_of_other_options(sources: list[Source], options: RawOptions) -> None:
+    """Say so once where sources that are done would come out otherwise now."""
+    records = _records(sources, options.preprocessed_root)
+    others = [record for record in records if record.options != options.what_clips_depend_on()]
+    if others:
+        path = record_path(options.preprocessed_root, others[0].name)
+        warn(
+            f"{len(others)} videos, such as {others[0].source}, were done with other options and stay as they are: "
+            f"delete {path} and its like to do them again"
+        )
 
 
 def process_sources(sources: list[Source], options: RawOptions) -> None:

@@ -19,13 +19,14 @@ def split_sources(seconds: dict[str, float], shares: tuple[float, float, float],
     names = sorted((name for name in seconds if seconds[name] > 0), key=lambda name: _drawn(name, seed))
     total = sum(seconds.values())
     chosen: dict[str, str] = {}
-    for split, share in zip(SPLITS[1:], shares[1:], strict=True):
+    for split, share, others in zip(SPLITS[1:], shares[1:], (2 if shares[2] else 1, 1), strict=True):
         free = [name for name in names if name not in chosen]
         if share == 0 or len(free) < 2:
             continue
         filled = 0.0
         for name in free:
-            if filled < share * total and filled + seconds[name] <= LARGEST * share * total:
+            left = len(names) - len(chosen) > others  # for the splits that follow
+            if left and filled < share * total and filled + seconds[name] <= LARGEST * share * total:
                 chosen[name] = split
                 filled += seconds[name]
         if not filled:
