@@ -36,6 +36,12 @@ class Lrs2Options:
     )
     smooth: bool = field(default=False, metadata={"help": "smooth boxes over time as inference does"})
     fps: float = field(default=hparams.fps, metadata={"help": "frames a second of the crops, as published"})
+    shards: Path | None = field(
+        default=None, metadata={"help": "afterwards write the clips of --filelists here, as WebDataset shards"}
+    )
+    filelists: Path | None = field(
+        default=None, metadata={"help": "folder of train.txt, val.txt and test.txt (default: filelists)"}
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.fps <= 480:
@@ -57,6 +63,10 @@ def preprocess_clips(options: Lrs2Options) -> None:
     print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
     failures = process_clips(todo, options)
     report(failures, len(videos), options.preprocessed_root)
+    if options.shards:
+        from training.shards import FILELISTS, write_splits
+
+        write_splits(options.preprocessed_root, options.shards, options.filelists or FILELISTS)
 
 
 def find_videos(data_root: Path) -> dict[str, Path]:

@@ -98,8 +98,15 @@ def test_clips_done_are_skipped_and_missing_ones_made_again(done):
     for path in (target / "b/it's.a clip").iterdir():
         path.unlink()
     (target / "b/it's.a clip").rmdir()
-    process = preprocess(data, target, "--workers", 1, "--smooth", "--pads", 0, 5, 0, 0)
+    lists, shards = target.parent / "lists", target.parent / "shards"
+    lists.mkdir()
+    (lists / "train.txt").write_text("a/00001\n")
+    more = ("--workers", 1, "--smooth", "--pads", 0, 5, 0, 0, "--shards", shards, "--filelists", lists)
+    process = preprocess(data, target, *more)
     assert process.returncode == 0
+    assert "train: 1 clips in 1 shards" in process.stdout
+    (clip,) = load_clips(shards, "train", hparams, lead=1)
+    assert clip.faces.shape == (28, 96, 96, 3)
     assert "1 of them done already" in process.stdout
     assert (target / "a/00001/0.jpg").stat().st_mtime_ns == untouched
     assert (target / "b/it's.a clip/audio.wav").is_file()

@@ -14,6 +14,7 @@ MAX_ROTATION = 6.0  # degrees
 MAX_BRIGHTNESS = 45.0  # of 255
 MAX_CONTRAST = 0.3
 MAX_TINT = 0.06  # factor on each colour channel
+JITTER_DRAWS = 5  # numbers that `jitter` takes a window: angle, scale, side, shift across and down
 MAX_MEL_GAIN = 0.5  # of the mel's [-4, 4]: about 6 dB
 
 
@@ -71,14 +72,14 @@ class MelGain:
         return np.clip(mel + self.offset, -4, 4).astype(np.float32) if self.offset else mel
 
 
-def jitter(faces: Tensor) -> Tensor:
+def jitter(faces: Tensor, draws: Tensor) -> Tensor:
     """Flip, shift, scale and rotate generated faces (B, 3, T, H, W): one change a window, differentiable.
 
     Between generator and expert it takes the ground from patterns that please the expert at one place only and are no
-    lips. Drawn from torch's random state.
+    lips. `draws` (B, JITTER_DRAWS) lie in [-1, 1].
     """
     batch, colours, time, height, width = faces.shape
-    draw = torch.rand(5, batch, device=faces.device) * 2 - 1
+    draw = draws.T
     angle = torch.deg2rad(draw[0] * MAX_ROTATION)
     scale = 1 + draw[1] * MAX_SCALE
     side = draw[2].sign()  # -1 mirrors

@@ -19,7 +19,9 @@ EPILOG = (
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments of every training script."""
     parser = argparse.ArgumentParser(description=description, epilog=EPILOG)
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
+    parser.add_argument(
+        "--data_root", type=Path, required=True, help="output of preprocess.py, training.pack or training.shards"
+    )
     parser.add_argument("--checkpoint_dir", type=Path, required=True, help="checkpoints, samples and logs go here")
     parser.add_argument("--checkpoint_path", type=Path, help="resume from this checkpoint")
     parser.add_argument("--init_from", type=Path, help="start at step 0 with the weights of this checkpoint")
@@ -48,6 +50,8 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError("--init_from starts anew and --checkpoint_path resumes: give one of them")
     if not 1 <= hp.fps <= 480:
         raise InputError(f"--hparams: fps takes frames a second from 1 to 480, not {hp.fps:g}")
+    if hp.shard_buffer < 1 or hp.shard_visits < 1:
+        raise InputError("--hparams: shard_buffer and shard_visits take numbers from 1")
     if hp.syncnet_loss not in ("bce", "bce_pairs", "infonce"):
         raise InputError(f"--hparams: syncnet_loss is bce, bce_pairs or infonce, not '{hp.syncnet_loss}'")
     if hp.infonce_negatives not in ("batch", "clip"):

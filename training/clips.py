@@ -33,6 +33,7 @@ class Clip:
         folder: where its crops lie; its name alone when they came out of a pack.
         numbers: (n,) frame numbers that have a crop, ascending.
         mel: (mel frames, 80) float32.
+        encoded: the crops' JPEG files, of a clip that came out of a shard.
         faces: (n, H, W, 3) uint8 BGR, in memory colour by colour (`in_planes`); None while crops are decoded on demand.
     """
 
@@ -40,6 +41,7 @@ class Clip:
     numbers: np.ndarray
     mel: np.ndarray
     faces: np.ndarray | None = None
+    encoded: list[bytes] | None = None
 
     def window_starts(self, fps: float, lead: int = 0, steps: Steps = CONSECUTIVE) -> np.ndarray:
         """Frame numbers at which all crops of a window exist and mel windows fit.
@@ -58,7 +60,8 @@ class Clip:
         """The `at`-th crop: (H, W, 3) uint8 BGR."""
         if self.faces is not None:
             return self.faces[at]
-        return read_crop(self.folder / f"{self.numbers[at]}.jpg", img_size)
+        path = self.folder / f"{self.numbers[at]}.jpg"
+        return decode_crop(_read(path) if self.encoded is None else self.encoded[at], path, img_size)
 
     def window(self, start: int, img_size: tuple[int, int], steps: Steps = CONSECUTIVE) -> np.ndarray:
         """The 5 crops of the window from frame `start` on: (5, H, W, 3) uint8 BGR."""
@@ -82,11 +85,19 @@ def in_planes(faces: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(faces.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
 
-def read_crop(path: Path, img_size: tuple[int, int]) -> np.ndarray:
+def _read(path: Path) -> bytes:
+    """A file's content; nothing where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def decode_crop(jpeg: bytes, name: Path, img_size: tuple[int, int]) -> np.ndarray:
     """A face crop resized to (height, width): (H, W, 3) uint8 BGR. Raises InputError when it does not decode."""
-    crop = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    crop = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     if crop is None:
-        raise InputError(f"face crop {path} cannot be read: delete the clip's folder and run preprocess.py again")
+        raise InputError(f"face crop {name} cannot be read: delete the clip's folder and run preprocess.py again")
     return cv2.resize(crop, (img_size[1], img_size[0]))
 
 
@@ -147,7 +158,7 @@ def open_clips(
     check_fps(stored_fps(data_root), data_root, hp)
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(
-            tqdm(pool.map(lambda name: _open_clip(data_root / name, hp, lead, steps), names),
+            tqdm(pool.map(lambda name: open_clip(data_root / name, hp, lead, steps), names),
                  total=len(names), desc=f"{split} clips", unit="clip", leave=False)
         )  # fmt: skip
     clips = [outcome for outcome in outcomes if isinstance(outcome, Clip)]
@@ -159,26 +170,30 @@ def open_clips(
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         tqdm.write(f"{split}: {len(clips)} clips; left out: {counts}")
     if cache:
-        _cache_faces(clips, split, hp)
+        cache_faces(clips, split, hp)
     return clips
 
 
-def _open_clip(folder: Path, hp: HParams, lead: int, steps: Steps) -> Clip | str:
-    """A clip, or the reason why it cannot be used."""
+def open_clip(folder: Path, hp: HParams, lead: int = 0, steps: Steps = CONSECUTIVE) -> Clip | str:
+    """The clip of a folder, with its mel, or the reason why it cannot be used."""
     if not folder.is_dir():
         return "missing"
-    numbers = crop_numbers(folder)
-    if len(numbers) < MIN_FRAMES:
-        return f"with under {MIN_FRAMES} frames"
     stored = folder / "mel.npy"
     try:
         mel = np.load(stored) if stored.is_file() else audio.melspectrogram(audio.load_wav(folder / "audio.wav")).T
     except (InputError, ValueError, OSError):
         return "without readable audio"
-    clip = Clip(folder, numbers, np.ascontiguousarray(mel, np.float32))
+    clip = Clip(folder, crop_numbers(folder), np.ascontiguousarray(mel, np.float32))
+    return why_unusable(clip, hp, lead, steps) or clip
+
+
+def why_unusable(clip: Clip, hp: HParams, lead: int, steps: Steps) -> str | None:
+    """What keeps a clip from giving samples; None if nothing does."""
+    if len(clip.numbers) < MIN_FRAMES:
+        return f"with under {MIN_FRAMES} frames"
     if len(clip.window_starts(hp.fps, lead, steps)) < 2:
         return f"with under 2 windows of {SYNCNET_T} consecutive frames"
-    return clip
+    return None
 
 
 def crop_numbers(folder: Path) -> np.ndarray:
@@ -186,7 +201,8 @@ def crop_numbers(folder: Path) -> np.ndarray:
     return np.array(sorted(int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdigit()), int)
 
 
-def _cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
+def cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
+    """Decode the crops of clips when they fit in memory."""
     needed = sum(len(clip.numbers) for clip in clips) * hp.img_size * hp.img_size * 3
     if needed > min(hp.cache_gb * 2**30, free_memory() / 2):
         tqdm.write(f"{split}: crops need {needed / 2**30:.1f} GB of memory and are decoded on demand")

@@ -1,7 +1,10 @@
 """Training samples: windows of 5 frames, and the one sampler of all three stages (paper section 3)."""
 
+import itertools
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +15,60 @@ from torch.utils.data import Dataset, Sampler
 from errors import InputError
 from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
-from training.augment import MelGain, WindowTransform
-from training.clips import FILELISTS, Clip, Steps, open_clips, stored_fps
+from training.augment import JITTER_DRAWS, MelGain, WindowTransform
+from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
 from training.pack import is_packed, packed_fps, read_pack
+from training.shards import clips_of, is_sharded, shard_set
+from training.stream import ShardStream
 
 
 def load_clips(
     data_root: Path, split: str, hp: HParams, lead: int, filelists: Path = FILELISTS, steps: Steps = CONSECUTIVE
 ) -> list[Clip]:
-    """The usable clips of a split, of a preprocessed tree or of the pack made of one. Raises InputError.
+    """The usable clips of a split, of a preprocessed tree or of the pack or shards made of one. Raises InputError.
 
-    A pack has its own lists of clips; `filelists` is for trees.
+    Packs and shards have their own lists of clips; `filelists` is for trees.
     """
-    if not is_packed(data_root, split):
+    if is_sharded(data_root, split):
+        shards = shard_set(data_root, split)
+        check_fps(shards.fps, data_root, hp)
+        clips = [clip for shard in shards.shards for clip in clips_of(shard)]
+    elif is_packed(data_root, split):
+        clips = read_pack(data_root, split, hp)
+    else:
         return open_clips(data_root, split, hp, lead, filelists, steps)
-    clips = [clip for clip in read_pack(data_root, split, hp) if len(clip.window_starts(hp.fps, lead, steps)) >= 2]
+    clips = [clip for clip in clips if why_unusable(clip, hp, lead, steps) is None]
     if not clips:
-        raise InputError(f"no clip of {data_root / split}.npz has 2 windows of {SYNCNET_T} consecutive frames")
+        raise InputError(f"no clip of {split} in {data_root} has 2 windows of {SYNCNET_T} consecutive frames")
+    if clips[0].faces is None:
+        cache_faces(clips, split, hp)
     return clips
+
+
+def training_set(
+    data_root: Path,
+    hp: HParams,
+    filelists: Path,
+    seed: int,
+    kind: type["_WindowDataset"],
+    steps: Steps = CONSECUTIVE,
+) -> "_WindowDataset | ShardStream":
+    """Samples of the training split: of clips in memory or on a disk, or streamed where they are shards.
+
+    Raises InputError when there are none.
+    """
+    make = partial(kind, hp=hp, seed=seed, train=True, steps=steps)
+    if not is_sharded(data_root, "train"):
+        return make(load_clips(data_root, "train", hp, kind.lead, filelists, steps))
+    shards = shard_set(data_root, "train")
+    check_fps(shards.fps, data_root, hp)
+    return ShardStream(shards, make, hp, kind.lead, steps, seed)
 
 
 def data_fps(data_root: Path, split: str) -> float:
     """Frames a second of a split by its own word, else the published 25. Raises InputError."""
+    if is_sharded(data_root, split):
+        return shard_set(data_root, split).fps
     stored = packed_fps(data_root, split) if is_packed(data_root, split) else stored_fps(data_root)
     return stored or PUBLISHED_FPS
 
@@ -51,7 +86,12 @@ class WindowSampler:
 
     def __init__(self, clips: list[Clip], fps: float, lead: int, min_distance: int, steps: Steps = CONSECUTIVE):
         self.clips, self.min_distance = clips, max(1, min_distance)
-        self.starts = [clip.window_starts(fps, lead, steps) for clip in clips]
+        self._window_starts = partial(Clip.window_starts, fps=fps, lead=lead, steps=steps)
+        self.starts = [self._window_starts(clip) for clip in clips]
+
+    def replace(self, at: int, clip: Clip) -> None:
+        """Put another clip in the place of one."""
+        self.clips[at], self.starts[at] = clip, self._window_starts(clip)
 
     def draw(self, clip: int, rng: np.random.Generator) -> tuple[int, int]:
         """A window's start and another's of the same clip, at least `min_distance` frames apart if possible."""
@@ -88,6 +128,15 @@ class _WindowDataset(Dataset, ABC):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((self.seed, index))
         return self.sample(self.clip_of(index), rng)
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples of an epoch."""
+        return len(self)
+
+    def replace(self, at: int, clip: Clip) -> None:
+        """Put another clip in the place of one."""
+        self.windows.replace(at, clip)
 
     def clip_of(self, index: int) -> int:
         """The clip that sample `index` comes from; each epoch visits every clip once."""
@@ -139,21 +188,22 @@ class ExpertDataset(_WindowDataset):
 class ExpertPairsDataset(_WindowDataset):
     """Samples for losses over all pairs of windows in a batch (syncnet_loss=infonce or bce_pairs).
 
-    `faces` (K, 15, H / 2, W) uint8, `mel` (K, 1, 80, 16), `start` (K,) frame numbers, `clip` (K,) clip indices.
+    `faces` (K, 15, H / 2, W) uint8, `mel` (K, 1, 80, 16), `start` (K,) frame numbers, `clip` (K,) the clip.
     """
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         starts = self.windows.draw_many(clip, self.hp.syncnet_windows, rng)
         faces, mels = [], []
         transform, gain = self.transforms(rng)
+        source = self.clips[clip]
         for start in starts:
-            faces.append(expert_faces(transform(self.clips[clip].window(start, self.img_size))))
-            mels.append(gain(self.clips[clip].mel_window(start, self.hp.fps))[None])
+            faces.append(expert_faces(transform(source.window(start, self.img_size, self.steps))))
+            mels.append(gain(source.mel_window(start, self.hp.fps))[None])
         return {
             "faces": np.stack(faces),
             "mel": np.stack(mels),
             "start": starts,
-            "clip": np.full(len(starts), clip),
+            "clip": np.full(len(starts), zlib.crc32(str(source.folder).encode())),
         }
 
 
@@ -163,7 +213,7 @@ class GeneratorDataset(_WindowDataset):
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
     (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
-    default is when a loss uses them.
+    default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation.
     """
 
     lead = 1
@@ -193,6 +243,8 @@ class GeneratorDataset(_WindowDataset):
             frames = [*(at - self.lead + k for k in self.steps), at]
             mels = gain(source.mel_windows(np.array(frames), self.hp.fps))[:, None]
             sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
+        if self.train and self.hp.augment:
+            sample["jitter"] = rng.uniform(-1, 1, JITTER_DRAWS).astype(np.float32)
         return sample
 
 
@@ -213,14 +265,15 @@ def channels_first(window: np.ndarray) -> np.ndarray:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Endless batches of sample indices, from any step on; rank r of w takes its share of each step's samples."""
+    """Endless batches of sample indices, from any sample on; rank r of w takes its share of each step's samples.
 
-    def __init__(self, batch_size: int, first_step: int = 0, rank: int = 0, world_size: int = 1):
-        self.batch_size, self.first_step, self.rank, self.world_size = batch_size, first_step, rank, world_size
+    Which samples a step has depends on how many it has in all, not on how many ranks share them.
+    """
+
+    def __init__(self, batch_size: int, first_sample: int = 0, rank: int = 0, world_size: int = 1):
+        self.batch_size, self.first = batch_size, first_sample + rank * batch_size
+        self.stride = world_size * batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        step = self.first_step
-        while True:
-            first = (step * self.world_size + self.rank) * self.batch_size
+        for first in itertools.count(self.first, self.stride):
             yield list(range(first, first + self.batch_size))
-            step += 1

@@ -1,10 +1,16 @@
-"""Data parallelism by torchrun: one process a device, or one process alone when started plainly."""
+"""Data parallelism by torchrun: one process a device, or one process alone when started plainly.
+
+With as many samples a step in all, any number of processes learns the same, up to rounding: each takes its share of the
+same samples, gradients are averaged, and batch norm has the statistics of the whole batch.
+"""
 
 import os
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
 
 from errors import InputError
 
@@ -31,14 +37,21 @@ class Workers:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network, its gradients averaged over the processes; its batch statistics too on CUDA."""
+        """The network, its gradients averaged over the processes and its batch statistics those of the whole batch."""
         network.to(self.device, memory_format=torch.channels_last)
         if self.size == 1:
             return network
         if self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
             return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index])
+        for module in network.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = GlobalBatchNorm2d  # the same tensors under the same names
         return nn.parallel.DistributedDataParallel(network)
+
+    def mean_by_name(self, values: dict[str, float]) -> dict[str, float]:
+        """Means over the processes, which all have the same names."""
+        return {name: total / self.size for name, total in self.sum_by_name(values).items()}
 
     def sum_by_name(self, values: dict[str, float]) -> dict[str, float]:
         """Sums over the processes; a process without a name adds nothing to it."""
@@ -64,6 +77,41 @@ class Workers:
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with the statistics of all processes' batches: what SyncBatchNorm, which needs CUDA, does there.
+
+    The processes' batches are equally large.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        if not self.training:
+            return super().forward(x)
+        size = dist.get_world_size()
+        mean = all_reduce(x.mean((0, 2, 3))) / size
+        centred = x - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centred.square().mean((0, 2, 3))) / size
+        with torch.no_grad():
+            count = size * x.numel() / x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def gathered(part: Tensor) -> Tensor:
+    """The parts (B, ...) of all processes as one (processes x B, ...), in order; gradients find their way back.
+
+    A loss over all of it, computed alike in every process, then has the gradient that one process would have.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return part
+    rank, size = dist.get_rank(), dist.get_world_size()
+    around = (rank * len(part), (size - 1 - rank) * len(part))
+    return all_reduce(F.pad(part, (*(0, 0) * (part.dim() - 1), *around)))  # all others add zeros
 
 
 def bare(network: nn.Module) -> nn.Module:

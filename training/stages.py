@@ -19,8 +19,8 @@ from models.syncnet import window_frames
 from training import initial, losses, whole_clips
 from training.augment import jitter
 from training.clips import Clip
-from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips
-from training.distributed import bare
+from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
+from training.distributed import bare, gathered
 
 Batch = dict[str, Tensor]
 Update = Callable[[str, Tensor], None]  # one optimiser step of the network with that prefix on that loss
@@ -112,11 +112,12 @@ class ExpertStage(Stage):
         return self.batch_size
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
-        clips = load_clips(data_root, split, self.hp, self.lead, filelists)
-        if split != "train":
-            return ExpertDataset(clips, self.hp, EVAL_SEED, train=False)
-        kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
-        return kind(clips, self.hp, seed, train=True)
+        if split == "train":
+            kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
+            return training_set(data_root, self.hp, filelists, seed, kind)
+        return ExpertDataset(
+            load_clips(data_root, split, self.hp, self.lead, filelists), self.hp, EVAL_SEED, train=False
+        )
 
     def eval_items(self, dataset: Dataset) -> int:
         return 2 * super().eval_items(dataset)  # a true and a false sample of each draw
@@ -124,9 +125,12 @@ class ExpertStage(Stage):
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         expert = self.networks[""]
         if self.hp.syncnet_loss != "bce":
-            audio_embedding, face_embedding = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
+            embeddings = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
+            audio_embedding, face_embedding, clip, start = (  # of the windows of all processes
+                gathered(part) for part in (*embeddings, batch["clip"].flatten(), batch["start"].flatten())
+            )
             cosine = audio_embedding @ face_embedding.T
-            windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.negative_frames
+            windows = clip, start, self.hp.negative_frames
             if self.hp.syncnet_loss == "infonce":
                 same_clip_only = self.hp.infonce_negatives == "clip"
                 loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
@@ -181,9 +185,10 @@ class GeneratorStage(Stage):
 
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
         steps = window_frames(self.hp.fps, self.expert.fps)  # the five frames are for the expert to see
+        if split == "train":
+            return training_set(data_root, self.hp, filelists, seed, GeneratorDataset, steps)
         clips = load_clips(data_root, split, self.hp, self.lead, filelists, steps)
-        train = split == "train"
-        return GeneratorDataset(clips, self.hp, seed if train else EVAL_SEED, train, steps)
+        return GeneratorDataset(clips, self.hp, EVAL_SEED, False, steps)
 
     def train_mode(self) -> None:
         super().train_mode()
@@ -216,7 +221,7 @@ class GeneratorStage(Stage):
             return torch.where(mask, batch[where_chosen], batch[elsewhere])
 
         return {
-            "target": batch["target"],
+            **batch,
             "reference": pick("target", "reference"),
             "mouth": pick("reference", "target"),
             "indiv_mels": pick("reference_indiv_mels", "indiv_mels"),
@@ -244,7 +249,8 @@ class GeneratorStage(Stage):
         if not self.hp.sync_colours:
             generated = truth + (generated.float() - truth).mean(1, keepdim=True)
         if self.hp.augment:  # both alike
-            generated, truth = jitter(torch.cat((generated.float(), truth), dim=2)).chunk(2, dim=2)
+            both = torch.cat((generated.float(), truth), dim=2)
+            generated, truth = jitter(both, batch["jitter"]).chunk(2, dim=2)
         seen = losses.look(self.expert, generated)
         if self.sync_wt > 0 or self.hp.contrast_wt > 0:
             heard = losses.hear(self.expert, batch["mel"])

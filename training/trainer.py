@@ -26,6 +26,7 @@ from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from training.data import StepSampler, collate
 from training.distributed import Workers, bare
 from training.stages import Stage
+from training.stream import ShardStream
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps
 SHEET_CLIPS = 8  # validation samples in a sample sheet
@@ -56,6 +57,7 @@ class Trainer:
         self.workers = Workers(options.device)
         torch.manual_seed(options.seed + self.workers.rank)
         self.global_step = 0
+        self.samples = 0  # drawn so far, by all processes together
         self.best = math.inf
         self.interrupted = False
         self.recent: dict[str, deque[float]] = {}
@@ -145,6 +147,7 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(bare(self.stage.networks[""]))
         self.global_step += 1
+        self.samples += self._samples_a_step
         values = {name: float(value.detach()) for name, value in shown.items()}
         self._stop_if_not_finite(values)
         for name, value in values.items():
@@ -152,6 +155,7 @@ class Trainer:
         bar.update()
         if self.global_step % 10 == 0:
             means = {name: sum(recent) / len(recent) for name, recent in self.recent.items()}
+            means = self.workers.mean_by_name(means)
             bar.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()}, refresh=False)
             lr = self.optimizers[""].param_groups[0]["lr"]
             logs.write("train", self.global_step, {**means, "lr": lr, **self.stage.state()})
@@ -175,13 +179,22 @@ class Trainer:
                 "resume from the last checkpoint with a lower learning rate or --precision fp32"
             )
 
+    @property
+    def _samples_a_step(self) -> int:
+        """Items of the training set that a step takes, in all processes together."""
+        return self.stage.loader_batch * self.workers.size
+
     def _train_loader(self) -> DataLoader:
-        workers = self.workers
-        sampler = StepSampler(self.stage.loader_batch, self.global_step, workers.rank, workers.size)
-        count = _loader_processes(self.hp, self.workers)
+        workers, batch_size = self.workers, self.stage.loader_batch
+        count = _loader_processes(self.hp, workers)
+        if isinstance(self.train_set, ShardStream):
+            count = min(count, self.train_set.share(self.samples, workers.rank, workers.size))
+            order = {"batch_size": batch_size}
+        else:
+            order = {"batch_sampler": StepSampler(batch_size, self.samples, workers.rank, workers.size)}
         return DataLoader(
             self.train_set,
-            batch_sampler=sampler,
+            **order,
             num_workers=count,
             pin_memory=self.workers.device.type == "cuda",
             persistent_workers=count > 0,
@@ -265,11 +278,12 @@ class Trainer:
         entries: dict[str, Any] = {
             "optimizer": self.optimizers[prefix].state_dict() if self.hp.save_optimizer_state else None,
             "global_step": self.global_step,
-            "global_epoch": self.global_step * self.stage.loader_batch * self.workers.size // len(self.train_set),
+            "global_epoch": self.samples // self.train_set.epoch_size,
         }
         if prefix == "":
             entries["trainer"] = {
                 "best": self.best,
+                "samples": self.samples,
                 "stage": self.stage.state(),
                 "torch_rng": torch.get_rng_state(),
                 "scaler": self.scaler.state_dict(),
@@ -295,6 +309,7 @@ class Trainer:
             self.global_step = int(checkpoint.get("global_step", 0))
             trainer = checkpoint.get("trainer", {})
             self.best = float(trainer.get("best", math.inf))
+            self.samples = int(trainer.get("samples", self.global_step * self._samples_a_step))
             self.stage.load_state(trainer.get("stage", {}))
             if "torch_rng" in trainer and self.workers.size == 1:
                 torch.set_rng_state(trainer["torch_rng"])
