@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import audio
 from errors import run_script
-from evaluation import sync
+from evaluation import metrics, sync
 from hparams import HParams, hparams
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import DEFAULT_EXPERT, DEFAULT_GENERATOR, load_expert, load_generator
@@ -95,13 +94,13 @@ def judge_generator(
         lower_half(copied).copy_(lower_half(batch["reference"]))
         figures = {
             "l1": losses.reconstruction_loss(generated, target),
-            "psnr_lower": losses.psnr_lower(generated, target),
-            "ssim_lower": _ssim_lower(generated, target),
+            "psnr_lower": metrics.psnr_lower(generated, target),
+            "ssim_lower": metrics.ssim_lower(generated, target),
             "sync_generated": losses.sync_loss(expert, batch["mel"], generated),
             "sync_real": losses.sync_loss(expert, batch["mel"], target),
             "sync_wrong": losses.sync_loss(expert, batch["reference_mel"], target),
-            "copy_psnr_lower": losses.psnr_lower(copied, target),
-            "copy_ssim_lower": _ssim_lower(copied, target),
+            "copy_psnr_lower": metrics.psnr_lower(copied, target),
+            "copy_ssim_lower": metrics.ssim_lower(copied, target),
             "copy_sync": losses.sync_loss(expert, batch["mel"], copied),
         }
         for name, value in figures.items():
@@ -112,15 +111,6 @@ def judge_generator(
 def _batch(dataset: Dataset, indices: range) -> dict[str, Tensor]:
     batch = collate([dataset[index] for index in indices])
     return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
-
-
-def _ssim_lower(generated: Tensor, target: Tensor) -> float:
-    """Mean SSIM (Gaussian window, sigma 1.5) of the lower halves of windows (B, 3, T, H, W) in [0, 1]."""
-    pairs = zip(
-        *(lower_half(faces).permute(0, 2, 3, 4, 1).flatten(0, 1).numpy() for faces in (generated, target)), strict=True
-    )
-    options = {"data_range": 1.0, "channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False}
-    return float(np.mean([structural_similarity(a, b, **options) for a, b in pairs]))
 
 
 def main() -> None:

@@ -138,7 +138,7 @@ def embed_lips(
     for first in range(0, len(places), BATCH):
         windows = np.stack([faces[np.add(at, steps)] for at in places[first : first + BATCH]])
         pixels = torch.from_numpy(windows).to(device).permute(0, 4, 1, 2, 3).float() / 255  # (B, 3, 5, H, W)
-        pieces.append(F.normalize(expert.face_encoder(stack_window(pixels)).flatten(1)))
+        pieces.append(F.normalize(expert.face_encoder(stack_window(pixels)).flatten(1).float()))
     return torch.cat(pieces)
 
 
@@ -150,7 +150,7 @@ def embed_speech(expert: SyncNet_color, mel: np.ndarray, starts: Sequence[int]) 
     for first in range(0, len(starts), BATCH):
         windows = np.stack([mel[:, at : at + audio.MEL_STEP_SIZE] for at in starts[first : first + BATCH]])
         heard = torch.from_numpy(windows).to(device, torch.float32)[:, None]
-        pieces.append(F.normalize(expert.audio_encoder(heard).flatten(1)))
+        pieces.append(F.normalize(expert.audio_encoder(heard).flatten(1).float()))
     return torch.cat(pieces)
 
 

@@ -33,8 +33,8 @@ class FaceAlignment:
     `face_detector`: "sfd" (S3FD), "centerface", or "auto": S3FD when its weights are there (see
     `face_detection.detection.sfd`), else CenterFace. `device`: where S3FD runs; CenterFace runs on the CPU
     always. `verbose` prints the detector's name. Further keywords are settings of that detector:
-    `weights_path`, `threshold` and `size`. `landmarks_type`, `network_size` and `flip_input` are
-    accepted and change nothing.
+    `weights_path`, `threshold` and `size`; CenterFace also `landmarks`. `landmarks_type`, `network_size` and
+    `flip_input` are accepted and change nothing.
 
     Raises InputError for an unknown detector, absent or unusable weights, and settings out of range.
     """
@@ -58,7 +58,8 @@ class FaceAlignment:
         """All faces of each frame of `images` (N, H, W, 3), uint8 BGR; a list of N frames of one size serves.
 
         Returns N float32 arrays (n, 5): x1, y1, x2, y2 in pixels of the frame (a box may reach beyond it) and
-        the score in [0, 1]; best first, (0, 5) where there is no face. Raises ValueError for other shapes or
+        the score in [0, 1]; best first, (0, 5) where there is no face; after the score come landmarks, if asked
+        for. Raises ValueError for other shapes or
         types, and torch.OutOfMemoryError when S3FD's device has no room for the batch.
         """
         _check_frames(images)

@@ -44,7 +44,7 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
     if kind is bool:
         return {**settings, "nargs": "?", "const": True, "type": _boolean, "metavar": "True|False"}
     if isinstance(field.default, tuple):
-        return {**settings, "nargs": len(field.default), "type": int}
+        return {**settings, "nargs": len(field.default), "type": type(field.default[0])}
     return {**settings, "type": kind}
 
 

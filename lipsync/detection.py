@@ -115,21 +115,20 @@ def _between(
     frames = [first_frame, *frames]
     found = {0: first, len(frames) - 1: last}
     changes = _changes(frames, [*first, *last])
-
-    def fill(start: int, end: int) -> None:
+    # A loop: an inner function that calls itself would keep the frames until garbage is collected.
+    unknown = [(0, len(frames) - 1)]
+    while unknown:
+        start, end = unknown.pop()
         if end - start < 2:
-            return
+            continue
         pairs = _same_faces(found[start], found[end], every_face)
         if pairs is not None and max(changes[start:end]) < CHANGE:
             for k in range(start + 1, end):
                 found[k] = _on_the_way(found[start], found[end], pairs, (k - start) / (end - start))
-            return
+            continue
         middle = (start + end) // 2
         (found[middle],) = detect([frames[middle]])
-        fill(start, middle)
-        fill(middle, end)
-
-    fill(0, len(frames) - 1)
+        unknown += [(middle, end), (start, middle)]
     return [found[k] for k in range(1, len(frames))]
 
 

@@ -14,6 +14,10 @@ from lipsync.video import FrameReader
 class FrameSource:
     """Prepared frames of the face video, as often as asked for.
 
+    Args:
+        options: what the run is asked to do.
+        fps: frames a second to read the video at; None keeps its own rate.
+
     Attributes:
         fps, colour, pixel_aspect: of the video; `options.fps` for a picture.
         frame_count: an estimate of the number of frames; None if the file does not say.
@@ -23,8 +27,8 @@ class FrameSource:
     Raises InputError for a video that cannot be read and for a crop outside the picture.
     """
 
-    def __init__(self, options: InferenceOptions):
-        self._reader = FrameReader(options.face)
+    def __init__(self, options: InferenceOptions, fps: float | None = None):
+        self._reader = FrameReader(options.face, fps)
         self.static = options.static or self._reader.is_image
         self.fps, self.colour = self._reader.fps, self._reader.colour
         if self._reader.is_image:

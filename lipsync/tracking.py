@@ -14,6 +14,10 @@ MAX_DRIFT = 1.0  # face sizes between the places where a face was lost and found
 NO_TRACK = -1
 
 
+class NoFaceError(InputError):
+    """There is no face in any frame."""
+
+
 class Sighting(NamedTuple):
     """The face that a run follows, in one frame.
 
@@ -42,9 +46,10 @@ def follow(detections: Iterable[np.ndarray], lost_after: int, face_index: int | 
         detections: per frame (n, 5) x1, y1, x2, y2, score.
         lost_after: frames.
 
-    Raises InputError when there is no face in any frame, or none of that index in the first frame with faces.
+    Raises NoFaceError when there is no face in any frame, InputError when there is none of that index in the first
+    frame with faces.
     """
-    coming = _label(detections)
+    coming = label(detections)
     ahead: deque[tuple[np.ndarray, list[int]]] = deque()
     recent: deque[list[int]] = deque(maxlen=lost_after + 1)  # tracks of the frames before
     current, last_box, away, companions = NO_TRACK, None, 0, set()
@@ -66,7 +71,7 @@ def follow(detections: Iterable[np.ndarray], lost_after: int, face_index: int | 
             away, last_box = 0, faces[found.index(current)]
         yield Sighting(last_box[:4], current) if seen else UNSEEN
     if current == NO_TRACK:
-        raise InputError("no face was found in any frame: use another video, or give the place with --box")
+        raise NoFaceError("no face was found in any frame: use another video, or give the place with --box")
 
 
 def _fill(ahead: deque, coming: Iterator, count: int) -> bool:
@@ -92,8 +97,8 @@ def _first_choice(faces: np.ndarray, face_index: int | None) -> int:
     return int(np.argsort(faces[:, 0] + faces[:, 2], kind="stable")[face_index])
 
 
-def _label(detections: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Each frame's detections with the track number of each."""
+def label(detections: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Each frame's detections (n, 5 or more) with the track number of each, counted from 0."""
     last_boxes: list[np.ndarray] = []  # of every track so far
     previous: set[int] = set()  # tracks of the frame before
     for faces in detections:

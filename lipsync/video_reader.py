@@ -88,6 +88,7 @@ class FrameReader:
         is_image: whether the file is a still picture.
         colour: the source's colour tags.
         pixel_aspect: width of a pixel of the upright frames over its height, a Fraction.
+        start: time of the first frame by the file's clock, in seconds, a Fraction: sound is in step by it.
 
     Raises InputError when there is no such file, or it holds no video that decodes.
     """
@@ -95,7 +96,7 @@ class FrameReader:
     def __init__(self, path: str | Path, fps: float | Fraction | None = None):
         self.path = Path(path)
         self.is_image = self.path.suffix.lower() in IMAGE_SUFFIXES
-        self.colour, self.pixel_aspect = Colour(), Fraction(1)
+        self.colour, self.pixel_aspect, self.start = Colour(), Fraction(1), Fraction(0)
         self._open: list[Generator[np.ndarray]] = []  # iterations under way
         self._warned = False
         _require_file(self.path)
@@ -135,6 +136,7 @@ class FrameReader:
                 raise InputError(f"no frame of {self.path} can be decoded: give another video")
             self.fps = _as_fraction(fps) if fps else native
             self.colour = Colour.of(first)
+            self.start = (first.pts or 0) * stream.time_base
             # Once for the whole video: a frame whose side data was looked at lives until the next garbage collection.
             self._orientation = Orientation.of(first)
             self._stored_size = self.width, self.height = first.width, first.height

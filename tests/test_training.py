@@ -243,7 +243,8 @@ def test_generator_trains_and_resumes_with_its_sync_weight(toy, expert_path, tmp
     assert_same_weights(tmp_path / "a/checkpoint_step000000004.pth", tmp_path / "b/checkpoint_step000000004.pth")
     sheets = list((tmp_path / "a/samples_step000000002").glob("*.jpg"))
     assert len(sheets) == 2 * 5  # a picture a frame of each validation clip
-    assert {"l1", "sync", "sync_real", "psnr_lower"} <= records(tmp_path / "a", "val")[-1].keys()
+    expected = {"l1", "sync", "sync_real", "psnr_lower", "ssim_lower", "lse_d", "lse_c", "in_sync"}
+    assert expected <= records(tmp_path / "a", "val")[-1].keys()
 
 
 def test_generator_learns_on_toy_data(toy, expert_path, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ Crops are decoded once and stay in memory when they fit; the mel is never comput
 """
 
 import json
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ def write_facts(data_root: Path, fps: float) -> None:
     before = stored_fps(data_root) or begun
     if before not in (None, fps):
         raise InputError(f"{data_root} was begun at {before:g} frames a second: use another folder for {fps:g}")
-    (data_root / FACTS).write_text(json.dumps({"fps": fps}) + "\n")
+    aside = data_root / f".{FACTS}.{os.getpid()}.part"  # other processes may be reading it
+    aside.write_text(json.dumps({"fps": fps}) + "\n")
+    aside.replace(data_root / FACTS)
 
 
 def stored_fps(data_root: Path) -> float | None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.discriminator import lower_half, stack_window
+from models.discriminator import stack_window
 from models.syncnet import SyncNet_color
 
 MOUTH = ((0.78, 0.1), (0.5, 0.15))  # where the mouth is in a face crop, down and across: middle, standard deviation
@@ -161,12 +161,6 @@ def _bump(size: int, place: tuple[float, float], like: Tensor) -> Tensor:
     """A Gaussian over `size` pixels, 1 at its middle: (middle, standard deviation) as shares of the size."""
     at = (torch.arange(size, device=like.device, dtype=torch.float32) + 0.5) / size
     return torch.exp(-(((at - place[0]) / place[1]) ** 2) / 2)
-
-
-def psnr_lower(generated: Tensor, truth: Tensor) -> Tensor:
-    """Mean PSNR in dB of the lower halves of windows (B, 3, T, H, W) in [0, 1]; a measure, not a loss."""
-    error = lower_half(generated.float() - truth).square().mean((1, 2, 3, 4))
-    return (-10 * error.clamp_min(1e-10).log10()).mean()
 
 
 def perceptual_loss(discriminator: nn.Module, faces: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
 from models.syncnet import window_frames
-from training import initial, losses
+from training import initial, losses, whole_clips
 from training.augment import jitter
+from training.clips import Clip
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
 from training.distributed import bare, gathered
 
@@ -69,6 +71,10 @@ class Stage(ABC):
     @abstractmethod
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         """Means over a validation batch."""
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        """LSE-D, LSE-C and the share in sync of whole validation clips."""
+        return {}
 
     def eval_items(self, dataset: Dataset) -> int:
         """Validation items, fixed in number and content."""
@@ -149,6 +155,9 @@ class ExpertStage(Stage):
             "cosine_true": true.mean(),
             "cosine_false": false.mean(),
         }
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        return whole_clips.of_real_clips(network, clips, self.hp.fps)
 
 
 class GeneratorStage(Stage):
@@ -257,7 +266,7 @@ class GeneratorStage(Stage):
             yield "lips", self.hp.lips_wt, losses.lips_of([layer[known] for layer in seen], expected)
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
-        """L1; sync loss of generated and of real faces (the scale of the former); PSNR of the lower half in dB."""
+        """L1; sync loss of generated and of real faces (the scale of the former); PSNR (dB), SSIM of the lower half."""
         return self._judge(batch, self._generate(batch, network))
 
     def _judge(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
@@ -269,8 +278,12 @@ class GeneratorStage(Stage):
             "l1": l1,
             "sync": sync,
             "sync_real": losses.sync_loss(self.expert, batch["mel"], batch["target"]),
-            "psnr_lower": losses.psnr_lower(generated, batch["target"]),
+            "psnr_lower": metrics.psnr_lower(generated, batch["target"]),
+            "ssim_lower": metrics.ssim_lower(generated, batch["target"]),
         }
+
+    def measure_clips(self, clips: list[Clip], network: nn.Module) -> dict[str, float]:
+        return whole_clips.of_generated_clips(network, self.expert, clips, self.hp.fps)
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:
         if metrics["sync"] < self.hp.syncnet_threshold:

@@ -240,13 +240,14 @@ class Trainer:
                 for name, mean in self.stage.evaluate(batch, network).items():
                     sums[name] = sums.get(name, 0.0) + float(mean) * count
                 seen += count
-            sheets = None
+            sheets, of_clips = None, {}
             if self.workers.leads:
+                of_clips = self.stage.measure_clips(self.eval_set.clips, network)
                 batch = self._to_device(_collate(self.eval_set, range(min(items, SHEET_CLIPS))))
                 sheets = self.stage.sample_sheets(batch, network)
         totals = self.workers.sum_by_name({**sums, "seen": float(seen)})
         seen = totals.pop("seen")
-        metrics = {name: total / seen for name, total in sorted(totals.items())}
+        metrics = {name: total / seen for name, total in sorted(totals.items())} | of_clips
         self.stage.after_evaluation(metrics)
         logs.write("val", self.global_step, metrics)
         if self.workers.leads:

@@ -42,8 +42,13 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def scale_up(faces: np.ndarray, seen: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Faces (n, 5) found in `seen`, a shrunk picture of `image`, in pixels of `image`; changes and returns `faces`."""
-    faces[:, :4] *= np.tile(np.divide(image.shape[1::-1], seen.shape[1::-1], dtype=np.float32), 2)
+    """Faces (n, 5) found in `seen`, a shrunk picture of `image`, in pixels of `image`; changes and returns `faces`.
+
+    Columns after the score are x and y of landmarks.
+    """
+    factor = np.divide(image.shape[1::-1], seen.shape[1::-1], dtype=np.float32)
+    faces[:, :4] *= np.tile(factor, 2)
+    faces[:, 5:] *= np.tile(factor, (faces.shape[1] - 5) // 2)
     return faces
 
 
