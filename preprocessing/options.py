@@ -7,7 +7,7 @@ from pathlib import Path
 from errors import InputError
 from face_detection.api import DETECTORS
 from models.checkpoint import DEFAULT_EXPERT
-from preprocessing.workers import check_workers
+from preprocessing.workers import SHARDS_HELP, check_shards, check_workers
 
 SYNC_MODES = ("correct", "measure", "off")
 SHORTEST_CLIP_SECONDS = 0.7  # under 17 frames there is nothing to train on
@@ -23,6 +23,7 @@ class RawOptions:
     raw: Path = field(metadata={"help": "folder of raw videos, with folders in it or not"})
     preprocessed_root: Path = field(metadata={"help": "where the tree is written"})
     filelists: Path | None = field(default=None, metadata={"help": "write train.txt, val.txt and test.txt here"})
+    shards: Path | None = field(default=None, metadata={"help": SHARDS_HELP})
     split: tuple[float, float, float] = field(
         default=(0.9, 0.05, 0.05), metadata={"help": "shares of train, val and test, by source video"}
     )
@@ -53,6 +54,9 @@ class RawOptions:
 
     def __post_init__(self) -> None:
         check_workers(self.batch_size, self.ngpu, self.workers)
+        check_shards(self.shards)
+        if self.shards and not self.filelists:
+            raise InputError("--shards takes --filelists too: a shard is of a split")
         shortest, longest = self.clip_seconds
         if not SHORTEST_CLIP_SECONDS <= shortest <= longest / 2:
             raise InputError(
