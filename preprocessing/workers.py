@@ -142,3 +142,11 @@ def check_workers(batch_size: int, ngpu: int, workers: int) -> None:
     """Raise InputError for numbers out of range."""
     if batch_size < 1 or ngpu < 0 or workers < 0:
         raise InputError("--batch_size takes a number from 1, --ngpu and --workers from 0")
+
+
+def check_size(img_size: str | None) -> None:
+    """Raise InputError for an `--img_size` that no network has."""
+    if img_size is not None:
+        from models.conv import size_of
+
+        size_of(img_size)
