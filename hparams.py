@@ -28,7 +28,7 @@ class HParams:
     max_abs_value: float = 4.0  # mel values lie in [-4, 4]
 
     # Video
-    img_size: int = 96  # pixels a side of the face that the networks see
+    img_size: int | tuple[int, int] = 96  # pixels a side of the face that the networks see, or (height, width)
     fps: float = 25.0  # frames a second of the crops; preprocess.py --fps makes others
 
     # Training of the generator
@@ -72,6 +72,12 @@ class HParams:
     # This toolkit: where the generator starts (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match
 
+    perceptual_wt: float = 0.0  # weight of the perceptual loss with VGG-16 (training/perceptual.py); needs torchvision
+
+    # This toolkit: memory
+    accumulate_steps: int = 1  # parts that a step's batch is cut into, one after the other; 0: as many as memory asks
+    activation_checkpointing: bool = False  # compute activations again for gradients instead of keeping them
+
     # This toolkit: optimisation (defaults: Adam at a constant rate, as published)
     warmup_steps: int = 0  # learning rate rises linearly over these
     decay_steps: int = 0  # then falls along a cosine to a hundredth at this step; 0 keeps it
@@ -99,6 +105,11 @@ class HParams:
     cache_gb: float = 16.0  # decoded crops stay in memory when they need at most this and half of what is free
 
     @property
+    def face_size(self) -> tuple[int, int]:
+        """`img_size` as (height, width)."""
+        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+
+    @property
     def negative_frames(self) -> int:
         """`min_negative_distance` in frames of the crops, at least 1."""
         return max(1, round(self.min_negative_distance * self.fps * 0.04))
@@ -114,7 +125,9 @@ class HParams:
             name, equals, value = (piece.strip() for piece in pair.partition("="))
             if not equals or name not in types:
                 raise InputError(f"--hparams: '{pair}' is not name=value of a known hyper-parameter (see hparams.py)")
-            changes[name] = _parse(name, value, types[name])
+            changes[name] = (
+                parse_size(value, "--hparams: img_size") if name == "img_size" else _parse(name, value, types[name])
+            )
         return dataclasses.replace(self, **changes)
 
     def set_hparam(self, name: str, value: object) -> None:
@@ -122,6 +135,15 @@ class HParams:
         if name not in {field.name for field in dataclasses.fields(self)}:
             raise AttributeError(f"no hyper-parameter is named {name}")
         setattr(self, name, value)
+
+
+def parse_size(text: str, flag: str = "--img_size") -> int | tuple[int, int]:
+    """A face size as `img_size` holds it: "96" is 96, "288x192" (height x width) is (288, 192). Raises InputError."""
+    sides = text.lower().split("x")
+    if not (len(sides) in (1, 2) and all(side.strip().isdigit() and int(side) > 0 for side in sides)):
+        raise InputError(f"{flag} takes pixels, such as 96 or 288x192 (height x width), not '{text}'")
+    height, width = int(sides[0]), int(sides[-1])
+    return height if height == width else (height, width)
 
 
 def _parse(name: str, value: str, kind: type) -> object:

@@ -1,1 +1,1 @@
-"""What the toolkit costs: `python -m benchmarks speed|memory|live|loader`; `--help` tells the rest."""
+"""What the toolkit costs: `python -m benchmarks speed|memory|live|loader|training`; `--help` tells the rest."""

@@ -1,13 +1,13 @@
-"""Run as `python -m benchmarks speed --face video.mp4 --audio speech.wav`; `--help` tells the rest."""
+"""Run as `python -m benchmarks speed --face video.mp4 --audio speech.wav` or `... training`; `--help` tells more."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import live, loader, memory, speed
+from benchmarks import live, loader, memory, speed, training
 from errors import run_script
 
-KINDS = {"speed": speed, "memory": memory, "live": live, "loader": loader}
+KINDS = {"speed": speed, "memory": memory, "live": live, "loader": loader, "training": training}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ the real faces with their own and with wrong speech, by the same expert: alone i
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     expert, generator = load_expert(args.expert), load_generator(args.generator)
     fps = data_fps(args.data_root, args.split)
-    hp = hparams.override(f"min_negative_distance={MIN_DISTANCE},img_size={generator.img_size[0]},fps={fps}")
+    hp = dataclasses.replace(hparams, min_negative_distance=MIN_DISTANCE, img_size=generator.img_size, fps=fps)
     steps = window_frames(fps, expert.fps)
     clips = load_clips(args.data_root, args.split, hp, GeneratorDataset.lead, args.filelists, steps)
     figures = {

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from crops import Box
 from errors import InputError
 from face_detection.detection.core import FaceDetector
 
 DETECTORS = ("auto", "sfd", "centerface")
-Box = tuple[int, int, int, int]
 
 
 class LandmarksType(Enum):

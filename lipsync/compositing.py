@@ -1,11 +1,16 @@
 """The generated face back into the frame: pasted as published, or melted into it so that no seam shows."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
 
-from face_detection.api import Box
+from crops import Box, cut, put_back
+from lipsync.sharpening import Enhance, sharpen
+
+Mask = Callable[..., np.ndarray]
+"""(height, width, at_frame_edge) -> weights (height, width) in [0, 1]; see `feather_mask`."""
 
 # The feather mask, in fractions of the box. Only the lower half of a face is synthesised; the upper half is the
 # network's copy at its own low resolution, so the original stays above and the two melt between eyes and lips.
@@ -15,52 +20,75 @@ JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how 
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
 COLOUR_GRID = 24  # cells a side on which colour differences are compared: light and tint, no shapes
 COLOUR_REACH = 3.0  # cells: how far a difference at the rim is carried into the middle
+# The mouth mask: an ellipse about the lips, in fractions of the box.
+MOUTH_MIDDLE, MOUTH_TOP, MOUTH_BOTTOM = 0.78, 0.54, 1.02  # rows: where weights are largest, and 0 from above and below
+MOUTH_REACH = 0.36  # of the width, to either side
+MOUTH_FADE = 0.5  # of the way from the rim to the middle, over which weights rise to 1
 CACHED_MASKS = 64  # box sizes; they change by a pixel or two from frame to frame
 
 
-def paste(frame: np.ndarray, face: np.ndarray, box: Box) -> None:
+def paste(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None = None) -> None:
     """Put `face` over `box` of `frame`, in place: resized bilinearly, hard edges. The published behaviour.
 
     Args:
         frame: (H, W, 3) uint8 BGR.
         face: (h, w, 3) uint8 BGR, of any size.
-        box: x1, y1, x2, y2 in pixels, inside the frame, x2 and y2 exclusive.
+        box: x1, y1, x2, y2 in pixels, x2 and y2 exclusive; what reaches over the frame's edges is left out.
+        enhance: what is done to the face at the box's size, such as `sharpening.sharpen`.
     """
     x1, y1, x2, y2 = box
-    frame[y1:y2, x1:x2] = cv2.resize(face, (x2 - x1, y2 - y1))
+    window = cv2.resize(face, (x2 - x1, y2 - y1))
+    put_back(frame, enhance(window, _enlargement(face, box)) if enhance else window, box)
 
 
-def feather(frame: np.ndarray, face: np.ndarray, box: Box) -> None:
+def feather(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None = None) -> None:
     """Melt `face` into `box` of `frame`, in place: full weight on mouth and jaw, none at the edges and the eyes.
 
     Arguments as for `paste`. Pixels where the weight is 0 keep their values exactly. The face first takes on the
     frame's colours (`match_colours`), so that no tint of the generator shows.
     """
-    x1, y1, x2, y2 = box
-    height, width = frame.shape[:2]
-    original = cv2.resize(frame[y1:y2, x1:x2], face.shape[1::-1], interpolation=cv2.INTER_AREA)
-    face = match_colours(face, original)
-    weights = feather_mask(y2 - y1, x2 - x1, (x1 == 0, y2 == height, x2 == width))
-    enlarge = (y2 - y1) * (x2 - x1) > face.shape[0] * face.shape[1]
-    face = cv2.resize(face, (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC if enlarge else cv2.INTER_AREA)
-    top = int(FADE_IN_TOP * (y2 - y1))  # rows above have weight 0
-    region = frame[y1 + top : y2, x1:x2]
-    region[:] = cv2.blendLinear(face[top:], np.ascontiguousarray(region), weights[top:], 1 - weights[top:])
+    _melt(frame, face, box, enhance, feather_mask)
 
 
-def match_colours(face: np.ndarray, original: np.ndarray) -> np.ndarray:
+def mouth(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None = None) -> None:
+    """Melt lips and chin of `face` alone into `box` of `frame`, in place, as `feather` does: jaw and cheeks stay."""
+    _melt(frame, face, box, enhance, mouth_mask)
+
+
+def _melt(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None, mask: Mask) -> None:
+    window = cut(frame, box)
+    original = cv2.resize(window, face.shape[1::-1], interpolation=cv2.INTER_AREA)
+    face = match_colours(face, original, mask)
+    enlargement = _enlargement(face, box)
+    weights, rows = _weights(mask, *window.shape[:2], _at_frame_edge(frame, box))
+    interpolation = cv2.INTER_CUBIC if enlargement > 1 else cv2.INTER_AREA
+    face = cv2.resize(face, window.shape[1::-1], interpolation=interpolation)[rows]
+    if enhance:
+        face = enhance(face, enlargement)
+    x1, y1, x2, _ = box
+    melted = cv2.blendLinear(face, np.ascontiguousarray(window[rows]), weights, 1 - weights)
+    put_back(frame, melted, (x1, y1 + rows.start, x2, y1 + rows.stop))
+
+
+def _enlargement(face: np.ndarray, box: Box) -> float:
+    """How many times larger a face is in its box than as it was generated, by the side."""
+    return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (face.shape[0] * face.shape[1])))
+
+
+def match_colours(face: np.ndarray, original: np.ndarray, mask: Mask | None = None) -> np.ndarray:
     """Take smooth colour differences to the original out of a generated face.
 
-    The difference is known where the original stays visible (upper face and rim) and carried from there over the mouth
-    by a normalised blur, as a membrane would: light and tint are corrected, shapes are not.
+    The difference is known where the original stays visible (outside of `mask`: upper face and rim) and carried from
+    there over the mouth by a normalised blur, as a membrane would: light and tint are corrected, shapes are not.
 
     Args:
         face, original: (h, w, 3) uint8 BGR of one size.
+        mask: what the face is melted in with; `feather_mask` by default.
 
     Returns:
         (h, w, 3) uint8 BGR.
     """
-    known = 1 - feather_mask(*face.shape[:2])
+    known = 1 - (mask or feather_mask)(*face.shape[:2])
     difference = (original.astype(np.float32) - face) * known[..., None]
     weight, difference = (_blurred_on_grid(values) for values in (known, difference))
     correction = difference / np.maximum(weight, 1e-3)[..., None]
@@ -96,10 +124,42 @@ def feather_mask(height: int, width: int, at_frame_edge: tuple[bool, bool, bool]
     return mask
 
 
+@lru_cache(maxsize=CACHED_MASKS)
+def mouth_mask(height: int, width: int, at_frame_edge: tuple[bool, bool, bool] = (False,) * 3) -> np.ndarray:
+    """Weights over a box that are 1 at lips and chin and fall to 0 before jaw and cheeks; as `feather_mask`."""
+    rows = (np.arange(height, dtype=np.float32) + 0.5) / height
+    columns = (np.arange(width, dtype=np.float32) + 0.5) / width
+    above = np.where(rows < MOUTH_MIDDLE, MOUTH_MIDDLE - MOUTH_TOP, MOUTH_BOTTOM - MOUTH_MIDDLE)
+    away = np.hypot(((rows - MOUTH_MIDDLE) / above)[:, None], (columns - 0.5) / MOUTH_REACH)
+    mask = _smoothstep((1 - away) / MOUTH_FADE).astype(np.float32)
+    mask.setflags(write=False)
+    return mask
+
+
+@lru_cache(maxsize=CACHED_MASKS)
+def _weights(mask: Mask, height: int, width: int, at_frame_edge: tuple[bool, bool, bool]) -> tuple[np.ndarray, slice]:
+    """The rows of a mask in which any weight is above 0, and which those are; one row where none is."""
+    weights = mask(height, width, at_frame_edge)
+    having = np.flatnonzero(weights.any(axis=1))
+    rows = slice(int(having[0]), int(having[-1]) + 1) if len(having) else slice(0, 1)
+    return weights[rows], rows
+
+
+def _at_frame_edge(frame: np.ndarray, box: Box) -> tuple[bool, bool, bool]:
+    """Whether a box reaches the frame's left, lower and right edge."""
+    return box[0] <= 0, box[3] >= frame.shape[0], box[2] >= frame.shape[1]
+
+
 def _smoothstep(t: np.ndarray) -> np.ndarray:
     """0 below 0, 1 above 1, between them without a kink at either end."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
 
 
-BLENDS = {"feather": feather, "paste": paste}
+BLENDS = {"feather": feather, "mouth": mouth, "paste": paste}
+ENHANCERS = {"none": None, "sharpen": sharpen}
+
+
+def compositor(blend: str, enhance: str = "none") -> Callable[[np.ndarray, np.ndarray, Box], None]:
+    """What puts a face into a frame, of the names that the command line has: (frame, face, box) -> None, in place."""
+    return partial(BLENDS[blend], enhance=ENHANCERS[enhance])

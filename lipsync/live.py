@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 import audio
+from crops import cut, with_aspect
 from errors import InputError
 from hparams import hparams
-from lipsync.compositing import BLENDS
+from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
 from lipsync.source import FrameSource
@@ -50,7 +51,7 @@ class LipSyncStream:
         source = FrameSource(settings)
         self.fps, self.height, self.width = source.fps, source.height, source.width
         self.colour, self.pixel_aspect = source.colour, source.pixel_aspect
-        self._put = BLENDS[settings.blend]
+        self._put = compositor(settings.blend, settings.enhance)
         self._generate = Synthesizer(settings.checkpoint_path, device, settings.precision)
         self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
         self.lookahead = ((audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + self._shift_ms / 1000
@@ -58,8 +59,11 @@ class LipSyncStream:
         with Threads(0, device) as threads:
             located = list(located_once(settings, source, most, threads, StageClock()))
         self._frames = [frame for frame, _ in located]
-        self._boxes = [box for _, box in located]
-        self._faces = [box and self._generate.fit(frame[box[1] : box[3], box[0] : box[2]]) for frame, box in located]
+        size = self._generate.face_size
+        self._boxes = [box and with_aspect(box, size) for _, box in located]
+        self._faces = [
+            box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
+        ]
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
         self._mel, self._first_mel = np.zeros((hparams.num_mels, 0), np.float32), 0

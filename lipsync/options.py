@@ -13,7 +13,8 @@ SLOWEST, FASTEST = 1, 480  # frames a second of a result made from a picture
 WORST_CRF = 51
 SMALLEST_DETECTOR_SIZE = 32  # pixels
 
-BLENDS = ("feather", "paste")
+BLENDS = ("feather", "mouth", "paste")
+ENHANCE = ("none", "sharpen")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
@@ -58,9 +59,11 @@ class InferenceOptions:
     nosmooth: bool = option(False, "do not average boxes over time")
     blend: str = option(
         "feather",
-        "feather melts the generated face into the frame; paste puts the whole box in, as published",
+        "feather melts the generated lower face into the frame; mouth the lips and what is around them only, so that "
+        "jaw and cheeks stay the video's; paste puts the whole box in, as published",
         choices=BLENDS,
     )
+    enhance: str = option("none", "sharpen steepens the edges of the generated face", choices=ENHANCE)
     lossless: bool = option(False, "exact pixels and samples: FFV1 and PCM in a .mkv file")
     crf: int = option(18, "H.264 quality, 0 (best) to 51 (smallest)")
     preset: str = option("veryfast", "speed of the H.264 encoder: slower ones make smaller files", choices=PRESETS)
@@ -97,7 +100,7 @@ class InferenceOptions:
         for name in ("face_det_batch_size", "wav2lip_batch_size", "resize_factor", "det_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}: use 1 or more")
-        for name in ("blend", "preset", "no_face", "precision", "face_detector"):
+        for name in ("blend", "enhance", "preset", "no_face", "precision", "face_detector"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is '{getattr(self, name)}': use one of {', '.join(choices)}")

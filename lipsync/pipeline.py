@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 import audio
+from crops import Box, cut, with_aspect
 from errors import InputError
-from face_detection.api import Box
 from lipsync.batching import Batches
-from lipsync.compositing import BLENDS
+from lipsync.compositing import compositor
 from lipsync.faces import spans
 from lipsync.locating import frame_limit, located_frames
 from lipsync.options import InferenceOptions
@@ -149,19 +149,19 @@ def synced(
     most = min(options.wav2lip_batch_size, CPU_BATCH) if threads.device.type == "cpu" else options.wav2lip_batch_size
     batch_size = frame_limit(most, source, shares=threads.workers + 4)
     generate = Batches(synthesizer, batch_size, "--wav2lip_batch_size")
-    put = BLENDS[options.blend]
+    put = compositor(options.blend, options.enhance)
 
     def say(batch: list[Task]) -> list[Task]:
         with_face = [task for task in batch if task.box]
         with clock("generate"):
-            faces = generate([(synthesizer.fit(crop_of(task)), task.mel_window) for task in with_face])
+            faces = generate([(synthesizer.fit(cut(task.frame, task.box)), task.mel_window) for task in with_face])
         with clock("composite"):
             for task, face in zip(with_face, faces, strict=True):
                 put(task.frame, face, task.box)
         return batch
 
     located = located_frames(options, source, len(windows), threads, clock)
-    tasks = batched(located, windows, batch_size)
+    tasks = batched(located, windows, batch_size, synthesizer.face_size)
     with closing(in_parallel(say, tasks, threads.workers, threads.limit)) as batches:
         for batch in batches:
             while batch:
@@ -169,20 +169,18 @@ def synced(
 
 
 def batched(
-    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], size: int
+    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], size: int, face_size: tuple[int, int]
 ) -> Iterator[list[Task]]:
-    """Tasks of the frames and their windows, `size` at a time; the last list may be shorter."""
+    """Tasks of the frames and their windows, `size` at a time; the last list may be shorter. Boxes as networks of
+    `face_size` take them."""
     with closing(located):
-        tasks = (Task(frame, box, window) for (frame, box), window in zip(located, windows, strict=True))
+        tasks = (
+            Task(frame, box and with_aspect(box, face_size), window)
+            for (frame, box), window in zip(located, windows, strict=True)
+        )
         while batch := list(islice(tasks, size)):
             yield batch
             del batch
-
-
-def crop_of(task: Task) -> np.ndarray:
-    """The face in a task's frame, (h, w, 3)."""
-    x1, y1, x2, y2 = task.box
-    return task.frame[y1:y2, x1:x2]
 
 
 def check_outfile(options: InferenceOptions) -> Path:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
+import crops
 from errors import InputError
 from models.checkpoint import DEFAULT_GENERATOR, load_generator
 from models.fuse import fold_batch_norm
@@ -36,8 +36,7 @@ class Synthesizer:
 
     def fit(self, crop: np.ndarray) -> np.ndarray:
         """A face of any size, (h, w, 3) uint8 BGR, at the generator's size."""
-        height, width = self.face_size
-        return cv2.resize(crop, (width, height))
+        return crops.fit(crop, self.face_size)
 
     @torch.inference_mode()
     def __call__(self, inputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:

@@ -1,9 +1,13 @@
 """The convolution blocks that all networks are made of, and how networks scale with face size and width."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from errors import InputError
+from hparams import hparams, parse_size
 
 Size = int | tuple[int, int]
 
@@ -73,6 +77,20 @@ def face_levels(img_size: tuple[int, int]) -> int:
     if levels < PUBLISHED_LEVELS or max(height, width) > 10:
         raise ValueError(f"a face of {img_size[0]} x {img_size[1]} pixels does not halve down to 3 to 10 cells a side")
     return levels
+
+
+def checked_size(img_size: tuple[int, int], flag: str = "--img_size") -> tuple[int, int]:
+    """The same size. Raises InputError for one that no network can be built for."""
+    try:
+        face_levels(img_size)
+    except ValueError as error:
+        raise InputError(f"{flag}: {error}; use such as 96, 192, 256, 288x192, 384, 512 or 1280x640") from error
+    return img_size
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """`--img_size` as (height, width). Raises InputError for what is no size, or none of a network."""
+    return checked_size(dataclasses.replace(hparams, img_size=parse_size(text)).face_size)
 
 
 def audio_encoder(width: float, residuals_at_256: int) -> nn.Sequential:

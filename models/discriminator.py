@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.conv import PUBLISHED_LEVELS, face_levels, fold_time, nonorm_Conv2d, output_size, scaled
+from models.recompute import recomputed
 
 VERTICAL = ((7, 1, 3), (5, 1, 2), (5, 2, 2), (5, 2, 2), (3, 2, 1), (3, 2, 1))
 HORIZONTAL = ((7, 1, 3), (5, 2, 2), (5, 2, 2), (5, 2, 2), (3, 2, 1), (3, 2, 1))
@@ -20,6 +21,7 @@ class Wav2Lip_disc_qual(nn.Module):  # noqa: N801 (the published name)
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
+        self.checkpointing = False  # see `Wav2Lip`
         extra = face_levels(self.img_size) - PUBLISHED_LEVELS
         halved = ((3, 2, 1),) * extra
         cells = (
@@ -44,7 +46,7 @@ class Wav2Lip_disc_qual(nn.Module):  # noqa: N801 (the published name)
         """Whole faces (B, 3, T, H, W), BGR in [0, 1] -> probability of being real (T x B, 1), time-major."""
         x = lower_half(fold_time(face_sequences))
         for block in self.face_encoder_blocks:
-            x = block(x)
+            x = recomputed(block, x) if self.checkpointing and self.training else block(x)
         return self.binary_pred(x).flatten(1)
 
 

@@ -13,11 +13,12 @@ from models.conv import (
     scaled,
     unfold_time,
 )
+from models.recompute import joined, recomputed
 from models.syncnet import PUBLISHED_FPS
 
 # Encoder stages of the published 96 x 96 network, full resolution first: channels and residual blocks.
 STAGES = ((16, 0), (32, 2), (64, 3), (128, 2), (256, 2), (512, 1))
-FINEST_CHANNELS = 16  # encoder channels of the stages that larger faces add
+FINEST_CHANNELS = 16  # encoder channels of the stages that larger faces add; never fewer, so that sizes can grow
 FINEST_DECODER_CHANNELS = 32  # decoder channels of the stages that larger faces add
 # Decoder stages: output channels and residual blocks, from the coarsest.
 DECODER_STAGES = ((512, 1), (512, 2), (384, 2), (256, 2), (128, 2), (64, 2))
@@ -46,11 +47,13 @@ class Wav2Lip(nn.Module):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
         self.mel_lead_ms = 0.0
+        self.checkpointing = False
         levels = face_levels(self.img_size)
         cells = (img_size[0] >> levels, img_size[1] >> levels)
         extra = levels + 1 - len(STAGES)
         stages = STAGES[:1] + ((FINEST_CHANNELS, 0),) * extra + STAGES[1:]
-        encoder_channels = [at_full_size(STAGES[0][0], width), *(scaled(channels, width) for channels, _ in stages[1:])]
+        finest = [at_full_size(FINEST_CHANNELS, width)] * (1 + extra)
+        encoder_channels = [*finest, *(scaled(channels, width) for channels, _ in STAGES[1:])]
         c512 = scaled(512, width)
 
         blocks = [nn.Sequential(Conv2d(6, encoder_channels[0], 7, 1, 3))]
@@ -95,10 +98,13 @@ class Wav2Lip(nn.Module):
 
         features, x = [], face_sequences
         for block in self.face_encoder_blocks:
-            x = block(x)
+            x = self._run(block, x)
             features.append(x)
-        x = self.audio_encoder(audio_sequences)
-        for block in self.face_decoder_blocks:
-            x = torch.cat((block(x), features.pop()), dim=1)
-        faces = self.output_block(x)
-        return unfold_time(faces, batch_size) if windows else faces
+        x = self.face_decoder_blocks[0](self.audio_encoder(audio_sequences))
+        for block in (*self.face_decoder_blocks[1:], self.output_block):
+            x = self._run(block, x, features.pop())
+        return unfold_time(x, batch_size) if windows else x
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """A block on its inputs, concatenated on channels."""
+        return recomputed(block, *inputs) if self.checkpointing and self.training else block(joined(*inputs))

@@ -5,9 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from crops import cut, inside, with_aspect
+
 OUTLIER_FRAMES = 5  # window of the median that takes out single wrong boxes
 PLACE_SECONDS = 0.08  # standard deviation of the weights over which a box's centre is averaged
 SIZE_SECONDS = 0.24  # the same for its size, which changes more slowly
+STORED_MARGIN = 1.25  # sides of a stored crop over the network's: augmentation and JPEG cost no sharpness then
 SHARPNESS_SIZE = 96  # pixels a side at which sharpness is measured: what the networks see
 
 
@@ -39,11 +42,34 @@ def crop(frame: np.ndarray, box: np.ndarray, pads: tuple[int, int, int, int] = (
     return frame[max(0, y1 - top) : max(0, y2 + bottom), max(0, x1 - left) : max(0, x2 + right)]
 
 
-def write_crop(frame: np.ndarray, box: np.ndarray, pads: tuple[int, int, int, int], path: Path) -> None:
-    """A crop as jpg; none where nothing of it lies inside the frame."""
+def write_crop(
+    frame: np.ndarray,
+    box: np.ndarray,
+    pads: tuple[int, int, int, int],
+    path: Path,
+    img_size: tuple[int, int] | None = None,
+) -> None:
+    """A crop as jpg, by `crop_for` where `img_size` is given; none where nothing of it lies inside the frame."""
     face = crop(frame, box, pads)
+    if face.size and img_size is not None:
+        face = crop_for(frame, box, pads, img_size)
     if face.size:
         path.write_bytes(cv2.imencode(".jpg", face)[1])
+
+
+def crop_for(
+    frame: np.ndarray, box: np.ndarray, pads: tuple[int, int, int, int], img_size: tuple[int, int]
+) -> np.ndarray:
+    """A crop as networks of `img_size` (height, width) take it (`crops.with_aspect`), reduced to what they need of it.
+
+    Arguments else as for `crop`. Its sides are at most `STORED_MARGIN` times the network's.
+    """
+    top, bottom, left, right = pads
+    x1, y1, x2, y2 = (round(float(side)) for side in box)
+    box = inside((x1 - left, y1 - top, x2 + right, y2 + bottom), frame.shape[:2])
+    face = cut(frame, with_aspect(box, img_size))
+    scale = max(STORED_MARGIN * needed / side for needed, side in zip(img_size, face.shape, strict=False))
+    return face if scale >= 1 else cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def sharpness(face: np.ndarray) -> float:

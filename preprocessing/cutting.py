@@ -11,6 +11,7 @@ import numpy as np
 from errors import InputError
 from evaluation.sync import MAX_OFFSET, distances
 from lipsync.video import FrameReader
+from models.conv import size_of
 from models.syncnet import SyncNet_color
 from preprocessing.crops import crop, write_crop
 from preprocessing.lrs2 import reason_of
@@ -29,11 +30,12 @@ class ClipWriter:
     `reason` says why it was dropped; `evidence` is None where sync was not measured, `verdict` where it was not judged.
     """
 
-    def __init__(self, stretch: Stretch, folder: Path, pads: tuple[int, int, int, int], expert: SyncNet_color | None):
+    def __init__(self, stretch: Stretch, folder: Path, options: RawOptions, expert: SyncNet_color | None):
         self.stretch, self.folder, self.reason = stretch, folder, ""
         self.evidence: Evidence | None = None
         self.verdict: Verdict | None = None
-        self._pads, self._expert = pads, expert
+        self._pads, self._expert = options.pads, expert
+        self._img_size = size_of(options.img_size) if options.img_size else None
         self._faces: list[np.ndarray] = []
         self._numbers: list[int] = []
         folder.mkdir()
@@ -42,7 +44,7 @@ class ClipWriter:
         """The source's frame (H, W, 3) of a number that the stretch holds."""
         at = number - self.stretch.first
         box = self.stretch.boxes[at]
-        write_crop(frame, box, self._pads, self.folder / f"{at}.jpg")
+        write_crop(frame, box, self._pads, self.folder / f"{at}.jpg", self._img_size)
         face = crop(frame, box, self._pads)
         if self._expert is not None and face.size:
             self._faces.append(cv2.resize(face, self._expert.img_size[::-1]))
@@ -102,7 +104,7 @@ def cut(
         for number, frame in enumerate(reader):
             seen(1)
             while len(clips) < len(coming) and coming[len(clips)].first == number:
-                clips.append(ClipWriter(coming[len(clips)], folder / f"{len(clips):05d}", options.pads, expert))
+                clips.append(ClipWriter(coming[len(clips)], folder / f"{len(clips):05d}", options, expert))
                 active.append(clips[-1])
             for clip in active:
                 clip.trying(clip.add, frame, number)

@@ -10,7 +10,14 @@ from typing import Any
 from errors import InputError
 from face_detection.api import DETECTORS
 from hparams import hparams
-from preprocessing.workers import check_workers, run_jobs, worker_devices
+from preprocessing.workers import (
+    SHARDS_HELP,
+    check_shards,
+    check_size,
+    check_workers,
+    run_jobs,
+    worker_devices,
+)
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".mts"}
 LOG_NAME = "preprocess.log"
@@ -35,18 +42,24 @@ class Lrs2Options:
         metadata={"metavar": ("T", "B", "L", "R"), "help": "pixels by which the detected box grows, as published"},
     )
     smooth: bool = field(default=False, metadata={"help": "smooth boxes over time as inference does"})
+    img_size: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "HxW",
+            "help": "make crops for networks of this face size (high x wide): of its aspect, no larger than they need "
+            "(default: the boxes as they are)",
+        },
+    )
     fps: float = field(default=hparams.fps, metadata={"help": "frames a second of the crops, as published"})
-    shards: Path | None = field(
-        default=None, metadata={"help": "afterwards write the clips of --filelists here, as WebDataset shards"}
-    )
-    filelists: Path | None = field(
-        default=None, metadata={"help": "folder of train.txt, val.txt and test.txt (default: filelists)"}
-    )
+    shards: Path | None = field(default=None, metadata={"help": SHARDS_HELP})
+    filelists: Path | None = field(default=None, metadata={"help": "the splits of --shards; by default filelists/"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.fps <= 480:
             raise InputError("--fps takes frames a second from 1 to 480")
+        check_size(self.img_size)
         check_workers(self.batch_size, self.ngpu, self.workers)
+        check_shards(self.shards)
         if not self.data_root.is_dir():
             raise InputError(f"--data_root {self.data_root} is not a folder: give the one that holds <folder>/<id>.mp4")
 
@@ -63,10 +76,6 @@ def preprocess_clips(options: Lrs2Options) -> None:
     print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
     failures = process_clips(todo, options)
     report(failures, len(videos), options.preprocessed_root)
-    if options.shards:
-        from training.shards import FILELISTS, write_splits
-
-        write_splits(options.preprocessed_root, options.shards, options.filelists or FILELISTS)
 
 
 def find_videos(data_root: Path) -> dict[str, Path]:
@@ -157,24 +166,29 @@ def reason_of(error: Exception, target: Path) -> str:
 
 
 def write_faces(video: Path, folder: Path) -> None:
-    """A jpg of the face of each frame that shows one, named by the frame's number."""
+    """A jpg of the face of each frame that shows one, named by the frame's number.
+
+    The video is read twice, once to find the faces and once to cut them out, so that no frames are held.
+    """
     import numpy as np
 
     from lipsync.faces import smooth_boxes
+    from lipsync.video import FrameReader
+    from models.conv import size_of
     from preprocessing.crops import write_crop
 
-    frames, boxes = [], []
-    for batch in batches(video):
-        frames += batch
-        boxes += _detector.get_detections_for_batch(np.stack(batch))
+    boxes = [box for batch in batches(video) for box in _detector.get_detections_for_batch(np.stack(batch))]
     seen = [i for i, box in enumerate(boxes) if box is not None]
     if not seen:
         raise InputError("no face in any frame")
     found = np.array([boxes[i] for i in seen])
     if _options.smooth:
         found = np.concatenate([smooth_boxes(found[run]) for run in consecutive_runs(seen)])
-    for i, box in zip(seen, found, strict=True):
-        write_crop(frames[i], box, _options.pads, folder / f"{i}.jpg")
+    found = dict(zip(seen, found, strict=True))
+    img_size = size_of(_options.img_size) if _options.img_size else None
+    for i, frame in enumerate(FrameReader(video, fps=_options.fps)):
+        if i in found:
+            write_crop(frame, found[i], _options.pads, folder / f"{i}.jpg", img_size)
 
 
 def consecutive_runs(numbers: list[int]) -> list[slice]:

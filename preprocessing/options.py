@@ -7,7 +7,7 @@ from pathlib import Path
 from errors import InputError
 from face_detection.api import DETECTORS
 from models.checkpoint import DEFAULT_EXPERT
-from preprocessing.workers import check_workers
+from preprocessing.workers import SHARDS_HELP, check_shards, check_size, check_workers
 
 SYNC_MODES = ("correct", "measure", "off")
 SHORTEST_CLIP_SECONDS = 0.7  # under 17 frames there is nothing to train on
@@ -23,6 +23,7 @@ class RawOptions:
     raw: Path = field(metadata={"help": "folder of raw videos, with folders in it or not"})
     preprocessed_root: Path = field(metadata={"help": "where the tree is written"})
     filelists: Path | None = field(default=None, metadata={"help": "write train.txt, val.txt and test.txt here"})
+    shards: Path | None = field(default=None, metadata={"help": SHARDS_HELP})
     split: tuple[float, float, float] = field(
         default=(0.9, 0.05, 0.05), metadata={"help": "shares of train, val and test, by source video"}
     )
@@ -46,13 +47,25 @@ class RawOptions:
     pads: tuple[int, int, int, int] = field(
         default=(0, 0, 0, 0), metadata={"help": "pixels by which the box grows: top, bottom, left, right"}
     )
+    img_size: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "HxW",
+            "help": "make crops for networks of this face size (high x wide): of its aspect, no larger than they need "
+            "(default: the boxes as they are)",
+        },
+    )
     face_detector: str = field(default="auto", metadata={"choices": DETECTORS, "help": "face detector"})
     batch_size: int = field(default=32, metadata={"help": "frames a detector batch"})
     ngpu: int = field(default=1, metadata={"help": "GPUs that S3FD uses"})
     workers: int = field(default=0, metadata={"help": "CPU processes where no GPU is used; 0: all cores"})
 
     def __post_init__(self) -> None:
+        check_size(self.img_size)
         check_workers(self.batch_size, self.ngpu, self.workers)
+        check_shards(self.shards)
+        if self.shards and not self.filelists:
+            raise InputError("--shards takes --filelists too: a shard is of a split")
         shortest, longest = self.clip_seconds
         if not SHORTEST_CLIP_SECONDS <= shortest <= longest / 2:
             raise InputError(
@@ -69,4 +82,5 @@ class RawOptions:
         """The options that change clips: sources that were done with other ones stand out."""
         names = ("sync", "min_confidence", "clip_seconds", "min_face", "max_turn", "min_sharpness", "shots", "pads")
         expert = {} if self.sync == "off" else {"syncnet_checkpoint_path": self.syncnet_checkpoint_path.name}
-        return {name: re.sub(r"[()]", "", str(getattr(self, name))) for name in names} | expert
+        size = {"img_size": self.img_size} if self.img_size else {}
+        return {name: re.sub(r"[()]", "", str(getattr(self, name))) for name in names} | size | expert

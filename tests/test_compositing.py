@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 from lipsync import compositing
-from lipsync.compositing import FADE_IN_TOP, feather, feather_mask, match_colours, paste
+from lipsync.compositing import (
+    BLENDS,
+    FADE_IN_TOP,
+    compositor,
+    feather,
+    feather_mask,
+    match_colours,
+    mouth,
+    mouth_mask,
+    paste,
+)
+from lipsync.sharpening import sharpen
 
 BOX = (40, 20, 140, 150)
 
@@ -33,7 +44,7 @@ def test_paste_is_a_bilinear_resize_put_over_the_box(scene):
 @pytest.fixture
 def own_colours(monkeypatch):
     """The generated face keeps its colours: what is tested is the mask alone."""
-    monkeypatch.setattr(compositing, "match_colours", lambda face, original: face)
+    monkeypatch.setattr(compositing, "match_colours", lambda face, *_: face)
 
 
 def test_feather_keeps_everything_above_the_fade_and_outside_the_box(scene, own_colours):
@@ -78,7 +89,7 @@ def test_same_face_changes_nothing(scene):
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (5, 5, 6, 40), (0, 0, 180, 200), (178, 198, 180, 200)])
 def test_any_box_size(scene, box):
-    for put in (paste, feather):
+    for put in (paste, feather, mouth):
         frame = scene[0].copy()
         put(frame, scene[1], box)
         assert np.array_equal(outside(frame, box), outside(scene[0], box))
@@ -107,3 +118,89 @@ def test_what_the_mouth_does_is_kept():
 
 def test_equal_colours_are_left_alone():
     assert np.array_equal(match_colours(face_picture(), face_picture()), face_picture())
+
+
+def test_mouth_alone_leaves_jaw_and_cheeks(scene, own_colours):
+    frame, face = scene
+    result = frame.copy()
+    mouth(result, face, BOX)
+    changed = (result != frame).any(-1)[20:150, 40:140]
+    whole = frame.copy()
+    feather(whole, face, BOX)
+    assert changed[int(0.78 * 130), 50] and changed.mean() < 0.6 * (whole != frame).any(-1)[20:150, 40:140].mean()
+    assert not changed[:, :12].any() and not changed[:, -12:].any() and not changed[: int(0.5 * 130)].any()
+    mask = mouth_mask(200, 160)
+    assert mask.max() == 1 and max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1)) < 0.07  # no edge
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_what_reaches_over_the_frames_edge_is_left_out(scene, own_colours, blend):
+    frame, face = scene
+    wide = cv2.copyMakeBorder(frame, 60, 60, 60, 60, cv2.BORDER_REPLICATE)
+    box = (-30, 120, 70, 250)
+    moved = tuple(side + 60 for side in box)
+    result, expected = frame.copy(), wide.copy()
+    compositor(blend)(result, face, box)
+    compositor(blend)(expected, face, moved)
+    inner = expected[60:-60, 60:-60]
+    assert (result != frame).any()
+    if blend == "feather":  # which makes no fade towards the edge
+        assert np.array_equal(outside(result, (0, 120, 70, 200)), outside(frame, (0, 120, 70, 200)))
+    else:
+        assert np.array_equal(result, inner)
+
+
+# Sharpening
+
+
+def edge(blur: float) -> np.ndarray:
+    picture = np.full((80, 120, 3), (60, 70, 80), np.uint8)
+    picture[:, 60:] = (150, 160, 170)
+    return cv2.GaussianBlur(picture, (0, 0), blur)
+
+
+@pytest.mark.parametrize("enlargement", [1.0, 3.0])
+def test_sharpening_steepens_edges_without_ringing(enlargement):
+    soft = edge(enlargement)
+    sharp = sharpen(soft, enlargement)
+    row, before = sharp[40, :, 1].astype(int), soft[40, :, 1].astype(int)
+    assert np.diff(row).max() > 1.2 * np.diff(before).max()
+    assert row.min() >= before.min() and row.max() <= before.max()
+    assert (np.diff(row) >= 0).all()  # no dip beside the edge
+
+
+def test_sharpening_stays_in_the_range_around_each_pixel():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    picture = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    sharp = cv2.cvtColor(sharpen(picture), cv2.COLOR_BGR2GRAY)
+    around = np.ones((3, 3), np.uint8)
+    assert (sharp.astype(int) >= cv2.erode(grey, around).astype(int) - 2).all()
+    assert (sharp.astype(int) <= cv2.dilate(grey, around).astype(int) + 2).all()
+    flat = np.full((40, 40, 3), 90, np.uint8)
+    assert np.array_equal(sharpen(flat, 2.0), flat)
+
+
+def test_high_contrast_is_sharpened_less():
+    low, high = np.full((40, 80, 3), 120, np.uint8), np.full((40, 80, 3), 2, np.uint8)
+    low[:, 40:], high[:, 40:] = 140, 253
+    gains = []
+    for picture in (low, high):
+        soft = cv2.GaussianBlur(picture, (0, 0), 2.0)
+        gains.append(np.diff(sharpen(soft)[20, :, 0].astype(int)).max() / np.diff(soft[20, :, 0].astype(int)).max())
+    assert gains[0] > gains[1]
+
+
+def test_sharpening_shows_in_the_face_and_leaves_no_seam(own_colours):
+    rng = np.random.default_rng(0)
+    frame = cv2.GaussianBlur(rng.integers(0, 256, (200, 180, 3), dtype=np.uint8), (0, 0), 4)
+    face = cv2.resize(frame[20:150, 40:140], (48, 48), interpolation=cv2.INTER_AREA)
+    plain, sharp = frame.copy(), frame.copy()
+    compositor("feather")(plain, face, BOX)
+    compositor("feather", "sharpen")(sharp, face, BOX)
+    difference = np.abs(sharp.astype(int) - plain).max(-1)
+    assert difference[100:130, 70:110].max() >= 2
+    assert np.array_equal(outside(sharp), outside(frame))
+    rim = difference.copy()
+    rim[22:148, 42:138] = 0
+    assert rim.max() <= 1

@@ -170,11 +170,11 @@ def test_a_clip_that_fails_stops_no_other(tmp_path, in_process, monkeypatch):
     write_source(tmp_path / "raw/a.mp4", talk(4.4))
     whole, calls = cutting.write_crop, []
 
-    def write_crop(frame, box, pads, path):
+    def write_crop(frame, box, pads, path, *size):
         calls.append(path)
         if path.name == "7.jpg" and path.parent.name == "00000":
             raise ValueError("bad luck")
-        whole(frame, box, pads, path)
+        whole(frame, box, pads, path, *size)
 
     monkeypatch.setattr(cutting, "write_crop", write_crop)
     preprocess_raw(RawOptions(tmp_path / "raw", tmp_path / "out", sync="off", clip_seconds=(2.0, 4.0)))

@@ -186,7 +186,7 @@ def test_quality_loss_is_the_published_sum():
         "indiv_mels": torch.rand(1, 5, 1, 80, 16),
         "mel": torch.rand(1, 1, 80, 16),
     }
-    shown = stage.step(batch, lambda *_: None)
+    shown = stage.step(stage.prepare(batch), lambda *_: None)
     expected = 0.03 * shown["sync"] + 0.07 * shown["perceptual"] + (1 - 0.03 - 0.07) * shown["l1"]
     torch.testing.assert_close(shown["loss"], expected)
 
@@ -296,7 +296,7 @@ def test_experts_other_losses_take_part():
     batch |= {name: torch.rand(2, 5, 1, 80, 16) for name in ("indiv_mels", "reference_indiv_mels")}
     batch["jitter"] = torch.rand(2, 5) * 2 - 1
     learnt = []
-    shown = stage.step(batch, lambda prefix, loss: learnt.append(loss))
+    shown = stage.step(stage.prepare(batch), lambda prefix, loss: learnt.append(loss))
     weights = {"l1": 0.99, "sync": 0.01, "contrast": 0.1, "lips": 0.2, "opening": 3}
     torch.testing.assert_close(learnt[0], sum(weight * shown[name] for name, weight in weights.items()))
 

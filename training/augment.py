@@ -24,7 +24,7 @@ class WindowTransform:
 
     active: bool
     flip: bool = False
-    matrix: tuple[float, ...] = ()
+    matrix: tuple[float, ...] = ()  # (2, 3): about the middle, then a shift in shares of width and height
     gain: tuple[float, ...] = ()
     bias: float = 0.0
 
@@ -34,8 +34,8 @@ class WindowTransform:
             return cls(False)
         angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
         scale = 1 + rng.uniform(-MAX_SCALE, MAX_SCALE)
-        matrix = cv2.getRotationMatrix2D((0.5, 0.5), angle, scale)
-        matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
+        matrix = cv2.getRotationMatrix2D((0, 0), angle, scale)
+        matrix[:, 2] = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
         contrast = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST)
         gain = contrast * (1 + rng.uniform(-MAX_TINT, MAX_TINT, 3))
         return cls(True, bool(rng.integers(2)), tuple(matrix.ravel()), tuple(gain), rng.uniform(-1, 1) * MAX_BRIGHTNESS)
@@ -46,7 +46,8 @@ class WindowTransform:
             return window
         height, width = window.shape[1:3]
         matrix = np.array(self.matrix).reshape(2, 3)
-        matrix[:, 2] *= (width, height)
+        centre = np.array([width, height]) / 2
+        matrix[:, 2] = matrix[:, 2] * (width, height) + centre - matrix[:, :2] @ centre
         out = np.empty_like(window)
         for t, frame in enumerate(window):
             frame = cv2.warpAffine(frame, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)

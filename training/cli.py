@@ -1,12 +1,14 @@
 """The command line that the three training scripts share."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
 
 from errors import InputError
-from hparams import HParams, hparams
+from hparams import HParams, hparams, parse_size
+from models.conv import checked_size
 from training.clips import FILELISTS
 from training.trainer import TrainOptions
 
@@ -26,6 +28,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint_path", type=Path, help="resume from this checkpoint")
     parser.add_argument("--init_from", type=Path, help="start at step 0 with the weights of this checkpoint")
     parser.add_argument("--hparams", default="", metavar="NAME=VALUE,...", help="override values of hparams.py")
+    parser.add_argument(
+        "--img_size", metavar="HxW", help="face that the trained network sees, high x wide, such as 96 or 288x192"
+    )
+    parser.add_argument(
+        "--batch_size", metavar="N|auto", help="samples a step; auto: as they are, in parts that fit into memory"
+    )
     parser.add_argument("--steps", type=int, help="train up to this global step (default: until interrupted)")
     parser.add_argument(
         "--filelists", type=Path, default=FILELISTS, help="folder of train.txt and val.txt; a pack has its own"
@@ -42,7 +50,7 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
 
     Raises InputError for what does not go together.
     """
-    hp = hparams.override(args.hparams)
+    hp = _with_sizes(hparams.override(args.hparams), args, "syncnet_batch_size" if expert else "batch_size")
     torch.manual_seed(args.seed)  # the networks are drawn next
     if args.steps is not None and args.steps < 1:
         raise InputError("--steps takes a number from 1")
@@ -56,6 +64,8 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError(f"--hparams: syncnet_loss is bce, bce_pairs or infonce, not '{hp.syncnet_loss}'")
     if hp.infonce_negatives not in ("batch", "clip"):
         raise InputError(f"--hparams: infonce_negatives is batch or clip, not '{hp.infonce_negatives}'")
+    if hp.accumulate_steps != 1 and expert and hp.syncnet_loss != "bce":
+        raise InputError(f"syncnet_loss={hp.syncnet_loss} compares all windows of a batch: leave accumulate_steps at 1")
     checkpoints = {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)}
     options = TrainOptions(
         data_root=args.data_root,
@@ -71,3 +81,19 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         seed=args.seed,
     )
     return options, hp
+
+
+def _with_sizes(hp: HParams, args: argparse.Namespace, batch_name: str) -> HParams:
+    """The hyper-parameters with `--img_size` and `--batch_size` put in. Raises InputError for what cannot be."""
+    if args.img_size is not None:
+        hp = dataclasses.replace(hp, img_size=parse_size(args.img_size))
+    checked_size(hp.face_size)
+    if args.batch_size == "auto":
+        hp = dataclasses.replace(hp, accumulate_steps=0)
+    elif args.batch_size is not None:
+        if not (args.batch_size.isdigit() and int(args.batch_size) > 0):
+            raise InputError(f"--batch_size takes a number from 1, or auto, not '{args.batch_size}'")
+        hp = dataclasses.replace(hp, **{batch_name: int(args.batch_size)})
+    if hp.accumulate_steps < 0:
+        raise InputError("--hparams: accumulate_steps takes a number from 1, or 0 for as many as memory asks for")
+    return hp

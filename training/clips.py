@@ -4,6 +4,7 @@ Crops are decoded once and stay in memory when they fit; the mel is never comput
 """
 
 import json
+import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 import audio
+import crops
 from errors import InputError
 from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
@@ -59,13 +61,13 @@ class Clip:
     def face(self, at: int, img_size: tuple[int, int]) -> np.ndarray:
         """The `at`-th crop: (H, W, 3) uint8 BGR."""
         if self.faces is not None:
-            return self.faces[at]
+            return crops.fit(self.faces[at], img_size)
         path = self.folder / f"{self.numbers[at]}.jpg"
         return decode_crop(_read(path) if self.encoded is None else self.encoded[at], path, img_size)
 
     def window(self, start: int, img_size: tuple[int, int], steps: Steps = CONSECUTIVE) -> np.ndarray:
         """The 5 crops of the window from frame `start` on: (5, H, W, 3) uint8 BGR."""
-        if self.faces is not None and steps == CONSECUTIVE:
+        if self.faces is not None and steps == CONSECUTIVE and self.faces.shape[1:3] == img_size:
             at = int(np.searchsorted(self.numbers, start))
             return self.faces[at : at + SYNCNET_T]
         return np.stack([self.face(at, img_size) for at in np.searchsorted(self.numbers, np.add(steps, start))])
@@ -94,11 +96,11 @@ def _read(path: Path) -> bytes:
 
 
 def decode_crop(jpeg: bytes, name: Path, img_size: tuple[int, int]) -> np.ndarray:
-    """A face crop resized to (height, width): (H, W, 3) uint8 BGR. Raises InputError when it does not decode."""
+    """A face crop at (height, width), see `crops.fit`: (H, W, 3) uint8 BGR. Raises InputError if it does not decode."""
     crop = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     if crop is None:
         raise InputError(f"face crop {name} cannot be read: delete the clip's folder and run preprocess.py again")
-    return cv2.resize(crop, (img_size[1], img_size[0]))
+    return crops.fit(crop, img_size)
 
 
 def read_filelist(split: str, folder: Path = FILELISTS) -> list[str]:
@@ -203,14 +205,13 @@ def crop_numbers(folder: Path) -> np.ndarray:
 
 def cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
     """Decode the crops of clips when they fit in memory."""
-    needed = sum(len(clip.numbers) for clip in clips) * hp.img_size * hp.img_size * 3
+    needed = sum(len(clip.numbers) for clip in clips) * math.prod(hp.face_size) * 3
     if needed > min(hp.cache_gb * 2**30, free_memory() / 2):
         tqdm.write(f"{split}: crops need {needed / 2**30:.1f} GB of memory and are decoded on demand")
         return
-    img_size = (hp.img_size, hp.img_size)
 
     def decode(clip: Clip) -> None:
-        clip.faces = in_planes(np.stack([clip.face(k, img_size) for k in range(len(clip.numbers))]))
+        clip.faces = in_planes(np.stack([clip.face(k, hp.face_size) for k in range(len(clip.numbers))]))
 
     with ThreadPoolExecutor(8) as pool:
         list(tqdm(pool.map(decode, clips), total=len(clips), desc=f"{split} crops", unit="clip", leave=False))

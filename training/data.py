@@ -118,7 +118,7 @@ class _WindowDataset(Dataset, ABC):
 
     def __init__(self, clips: list[Clip], hp: HParams, seed: int, train: bool, steps: Steps = CONSECUTIVE):
         self.clips, self.hp, self.seed, self.train, self.steps = clips, hp, seed, train, steps
-        self.img_size = (hp.img_size, hp.img_size)
+        self.img_size = hp.face_size
         self.windows = WindowSampler(clips, hp.fps, self.lead, hp.negative_frames, steps)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(len(clips)))
 

@@ -5,6 +5,8 @@ same samples, gradients are averaged, and batch norm has the statistics of the w
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +72,14 @@ class Workers:
         dist.all_reduce(total)
         return bool(total > 0)
 
+    def most(self, count: int) -> int:
+        """The largest of the processes' counts."""
+        if self.size == 1:
+            return count
+        largest = torch.tensor(count, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -77,6 +87,16 @@ class Workers:
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def without_sync(networks: Iterable[nn.Module], active: bool = True) -> Iterator[None]:
+    """Gradients stay in their process: those of the step's last part bring them together."""
+    with ExitStack() as stack:
+        for network in networks:
+            if active and isinstance(network, nn.parallel.DistributedDataParallel):
+                stack.enter_context(network.no_sync())
+        yield
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

@@ -89,9 +89,14 @@ def lips_of(seen: list[Tensor], expected: list[Tensor]) -> Tensor:
     A perceptual loss with the network that was trained to tell mouth shapes apart: mean over its resolutions of the
     L1 distance of the activations, each relative to the true ones' size.
     """
+    return relative_distance(seen, expected)
+
+
+def relative_distance(found: list[Tensor], expected: list[Tensor]) -> Tensor:
+    """Mean over maps of their L1 distance, each relative to the expected one's mean size."""
     distances = [
         F.l1_loss(a.float(), b.float()) / b.float().abs().mean().clamp_min(1e-6)
-        for a, b in zip(seen, expected, strict=True)
+        for a, b in zip(found, expected, strict=True)
     ]
     return torch.stack(distances).mean()
 
@@ -106,16 +111,25 @@ def look(expert: SyncNet_color, faces: Tensor) -> list[Tensor]:
 
     faces: (B, 3, 5, H, W); the expert is shown their lower halves at its own size.
     """
-    lips = stack_window(faces)
-    height, width = expert.img_size[0] // 2, expert.img_size[1]
-    if lips.shape[-2:] != (height, width):
-        lips = F.interpolate(lips, (height, width), mode="bilinear", antialias=True)
+    lips = stack_window(at_size_of(expert, faces))
     kept = []
     for layer in _judging(expert).face_encoder:
         before, lips = lips, layer(lips)
         if before.shape[-2:] != lips.shape[-2:]:
             kept.append(before)
     return [*kept[1:], lips.flatten(1)]  # without the pixels themselves
+
+
+def at_size_of(expert: SyncNet_color, faces: Tensor) -> Tensor:
+    """Faces (B, 3, T, H, W) at the expert's own size, whatever their aspect: as its own crops come to that size.
+
+    Antialiased and differentiable, so that every pixel of a larger face takes part.
+    """
+    if faces.shape[-2:] == expert.img_size:
+        return faces
+    flat = faces.float().transpose(1, 2).flatten(0, 1)  # (B x T, 3, H, W)
+    resized = F.interpolate(flat, expert.img_size, mode="bilinear", antialias=True)
+    return resized.unflatten(0, (len(faces), -1)).transpose(1, 2)
 
 
 def _judging(expert: SyncNet_color) -> SyncNet_color:

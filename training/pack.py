@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+import crops
 from errors import InputError, run_script
 from hparams import HParams, hparams
 from training.clips import FILELISTS, Clip, check_fps, free_memory, open_clips
@@ -73,14 +74,15 @@ def read_pack(folder: Path, split: str, hp: HParams) -> list[Clip]:
         raise InputError(f"{video} is missing or is not the video of {path.name}: {AGAIN}")
     check_fps(packed_fps(folder, split), path, hp)
     total = int(index["frames"].sum())
-    needed = total * hp.img_size * hp.img_size * 3
+    height, width = hp.face_size
+    needed = total * height * width * 3
     if needed > free_memory():
         raise InputError(f"{video}: its crops need {needed / 2**30:.1f} GB of memory: train from the tree instead")
-    faces = np.empty((total, 3, hp.img_size, hp.img_size), np.uint8).transpose(0, 2, 3, 1)  # as `in_planes` lays them
+    faces = np.empty((total, 3, height, width), np.uint8).transpose(0, 2, 3, 1)  # as `in_planes` lays them
     count = 0
     for frame in tqdm(_frames(video), total=total, desc=f"{split} crops", unit="crop", leave=False):
         if count < total:
-            faces[count] = cv2.resize(frame, (hp.img_size, hp.img_size))
+            faces[count] = crops.fit(frame, hp.face_size)
         count += 1
     if count != total:
         raise InputError(f"{video} has {count} frames and its index {total}: {AGAIN}")
@@ -115,11 +117,11 @@ def _write_video(clips: list[Clip], path: Path, split: str, hp: HParams, crf: in
     with av.open(f"file:{path}", "w", format="mp4") as container:
         # No B-frames: OpenCV's reader can lose the last of them.
         stream = container.add_stream("libx264", Fraction(hp.fps).limit_denominator(), {"crf": str(crf), "bf": "0"})
-        stream.width = stream.height = hp.img_size
+        stream.height, stream.width = hp.face_size
         stream.pix_fmt = "yuv420p"
         for clip in tqdm(clips, desc=f"{split} crops", unit="clip"):
             for k in range(len(clip.numbers)):
-                frame = av.VideoFrame.from_ndarray(clip.face(k, (hp.img_size, hp.img_size)), format="bgr24")
+                frame = av.VideoFrame.from_ndarray(clip.face(k, hp.face_size), format="bgr24")
                 frame.pict_type = av.video.frame.PictureType.I if k == 0 else av.video.frame.PictureType.NONE
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -21,9 +21,10 @@ from training.augment import jitter
 from training.clips import Clip
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
 from training.distributed import bare, gathered
+from training.perceptual import VGGFeatures, vgg_loss
 
 Batch = dict[str, Tensor]
-Update = Callable[[str, Tensor], None]  # one optimiser step of the network with that prefix on that loss
+Learn = Callable[[str, Tensor], None]  # adds that loss's gradients to those of the network with that prefix
 EVAL_SEED = 20200823  # validation windows are the same in every run
 
 
@@ -37,11 +38,15 @@ class Stage(ABC):
         betas: of Adam.
         batch_size: samples a step.
         lead: mel frames needed before a window, in video frames.
+        smallest_part: samples that a batch must not be cut under; batch norm asks for more than one value.
+        passing: channels of the generator at full size that pass pictures on (`models.grow`).
         score: the validation metric by which the best checkpoint is chosen (lower is better).
     """
 
     betas = (0.9, 0.999)
     lead = 0
+    smallest_part = 2
+    passing = 0
     score = "loss"
 
     def __init__(self, hp: HParams):
@@ -64,9 +69,13 @@ class Stage(ABC):
     @abstractmethod
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset: ...
 
+    def prepare(self, batch: Batch) -> Batch:
+        """What is made of a step's whole batch before it is cut into parts."""
+        return batch
+
     @abstractmethod
-    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """Learn from one batch; returns the losses to show."""
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
+        """Gradients of one batch, or of a part of one, which `prepare` has seen; returns the losses to show."""
 
     @abstractmethod
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
@@ -100,7 +109,7 @@ class ExpertStage(Stage):
 
     def __init__(self, hp: HParams):
         super().__init__(hp)
-        self.networks = {"": SyncNet_color((hp.img_size, hp.img_size), hp.syncnet_width)}
+        self.networks = {"": SyncNet_color(hp.face_size, hp.syncnet_width)}
         self.networks[""].fps = hp.fps
         self.learning_rates = {"": hp.syncnet_lr}
         self.batch_size = hp.syncnet_batch_size
@@ -122,7 +131,7 @@ class ExpertStage(Stage):
     def eval_items(self, dataset: Dataset) -> int:
         return 2 * super().eval_items(dataset)  # a true and a false sample of each draw
 
-    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
         expert = self.networks[""]
         if self.hp.syncnet_loss != "bce":
             embeddings = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
@@ -137,10 +146,10 @@ class ExpertStage(Stage):
             else:
                 loss = losses.pairwise_bce(cosine, *windows)
             hits = (cosine.argmax(1) == torch.arange(len(cosine), device=cosine.device)).float().mean()
-            update("", loss)
+            learn("", loss)
             return {"loss": loss, "top1": hits}
         loss = losses.cosine_bce(*expert(batch["mel"], batch["faces"]), batch["label"])
-        update("", loss)
+        learn("", loss)
         return {"loss": loss}
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
@@ -168,18 +177,22 @@ class GeneratorStage(Stage):
     """
 
     lead = 1
+    smallest_part = 1  # its five frames are a batch
 
     def __init__(self, hp: HParams, expert: SyncNet_color):
         super().__init__(hp)
-        self.networks = {"": Wav2Lip((hp.img_size, hp.img_size), hp.generator_width)}
+        self.networks = {"": Wav2Lip(hp.face_size, hp.generator_width)}
         self.learning_rates = {"": hp.initial_learning_rate}
         self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
+        self.networks[""].checkpointing = hp.activation_checkpointing
         self.networks[""].fps = hp.fps
         if hp.start_as_copy:
+            self.passing = 2 * initial.COLOURS
             initial.start_as_copy(self.networks[""])
             initial.hear_like(self.networks[""], expert)
         self.expert = expert.eval().requires_grad_(False)
-        self.frozen = (self.expert,)
+        self.vgg = VGGFeatures() if hp.perceptual_wt > 0 else None
+        self.frozen = (self.expert,) if self.vgg is None else (self.expert, self.vgg)
         self.sync_wt = hp.syncnet_wt
         self.settled_wt = hp.syncnet_wt_settled
 
@@ -198,21 +211,20 @@ class GeneratorStage(Stage):
     def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
         return network(batch["indiv_mels"], generator_input(batch))
 
-    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        batch = self._speak_over(batch)
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
         generated = self._generate(batch, self.networks[""])
         shown = self._generator_losses(batch, generated)
-        update("", shown["loss"])
+        learn("", shown["loss"])
         return shown
 
-    def _speak_over(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """In the first samples, as many as `hp.spoken_over_share` says: what inference does to a video.
 
         The target is its own reference and says what the reference says. Its mouth is not known then, only how far it
         opens (`mouth`); `spoken_over` (B,) marks these samples.
         """
         count = len(batch["mel"])
-        chosen = torch.arange(count, device=batch["mel"].device) < round(self.hp.spoken_over_share * count)
+        chosen = torch.arange(count) < round(self.hp.spoken_over_share * count)
         if not chosen.any():
             return {**batch, "mouth": batch["target"], "spoken_over": None}
 
@@ -241,11 +253,15 @@ class GeneratorStage(Stage):
             for name, weight, value in self._expert_losses(batch, generated):
                 shown[name] = value
                 total = total + weight * value
+        known = _known(batch)
+        if self.vgg is not None and len(generated[known]):
+            shown["vgg"] = vgg_loss(self.vgg, generated[known], batch["target"][known])
+            total = total + self.hp.perceptual_wt * shown["vgg"]
         return {"loss": total, **shown}
 
     def _expert_losses(self, batch: Batch, generated: Tensor) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of what the expert says of generated faces."""
-        truth = batch["target"]
+        generated, truth = (losses.at_size_of(self.expert, faces) for faces in (generated, batch["target"]))
         if not self.hp.sync_colours:
             generated = truth + (generated.float() - truth).mean(1, keepdim=True)
         if self.hp.augment:  # both alike
@@ -259,7 +275,7 @@ class GeneratorStage(Stage):
         if self.hp.contrast_wt > 0:
             other = losses.hear(self.expert, batch["reference_mel"])
             yield "contrast", self.hp.contrast_wt, losses.contrast_of(heard, other, seen[-1])
-        known = slice(None) if batch["spoken_over"] is None else ~batch["spoken_over"]
+        known = _known(batch)
         if self.hp.lips_wt > 0 and len(truth[known]):
             with torch.no_grad():
                 expected = losses.look(self.expert, truth[known])
@@ -310,13 +326,13 @@ class QualityStage(GeneratorStage):
 
     def __init__(self, hp: HParams, expert: SyncNet_color):
         super().__init__(hp, expert)
-        self.networks["disc_"] = Wav2Lip_disc_qual((hp.img_size, hp.img_size), hp.disc_width)
+        self.networks["disc_"] = Wav2Lip_disc_qual(hp.face_size, hp.disc_width)
+        self.networks["disc_"].checkpointing = hp.activation_checkpointing
         self.learning_rates["disc_"] = hp.disc_initial_learning_rate
         self.settled_wt = hp.hq_syncnet_wt_settled
 
-    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+    def step(self, batch: Batch, learn: Learn) -> dict[str, Tensor]:
         discriminator = self.networks["disc_"]
-        batch = self._speak_over(batch)
         generated = self._generate(batch, self.networks[""])
         shown = self._generator_losses(batch, generated)
         if self.hp.disc_wt > 0:
@@ -324,15 +340,20 @@ class QualityStage(GeneratorStage):
             shown["perceptual"] = losses.perceptual_loss(bare(discriminator), generated)
             discriminator.requires_grad_(True)
             shown["loss"] = shown["loss"] - self.hp.disc_wt * shown["l1"] + self.hp.disc_wt * shown["perceptual"]
-        update("", shown["loss"])
+        learn("", shown["loss"])
         real, fake = losses.discriminator_loss(discriminator, batch["target"], generated)
-        update("disc_", (real + fake) / 2)
+        learn("disc_", (real + fake) / 2)
         return {**shown, "disc_real": real, "disc_fake": fake}
 
     def evaluate(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
         generated = self._generate(batch, network)
         real, fake = losses.discriminator_loss(bare(self.networks["disc_"]), batch["target"], generated)
         return {**self._judge(batch, generated), "disc_real": real, "disc_fake": fake}
+
+
+def _known(batch: Batch) -> Tensor | slice:
+    """The samples whose true mouth is known."""
+    return slice(None) if batch["spoken_over"] is None else ~batch["spoken_over"]
 
 
 def generator_input(batch: Batch) -> Tensor:

@@ -1,6 +1,5 @@
 """The one training loop: steps, evaluation, checkpoints, resume, logging, devices."""
 
-import json
 import math
 import os
 import signal
@@ -20,12 +19,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from errors import InputError, warn
+from errors import InputError
 from hparams import HParams
-from models.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from models.checkpoint import ModelDims, build_network, load_weights, read_checkpoint, save_checkpoint
+from models.grow import grow
 from training.data import StepSampler, collate
-from training.distributed import Workers, bare
-from training.stages import Stage
+from training.distributed import Workers, bare, without_sync
+from training.logs import Logs, write_sheets
+from training.memory import out_of_memory, parts_that_fit, split, to_device
+from training.stages import Batch, Stage
 from training.stream import ShardStream
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps
@@ -67,7 +69,9 @@ class Trainer:
         self.autocast = _autocast_dtype(options.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast is torch.float16)
         if options.init_from:
-            load_weights(stage.networks[""], read_checkpoint(options.init_from)["state_dict"], options.init_from)
+            self._start_from(options.init_from)
+        self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
+        self.parts = min(hp.accumulate_steps, stage.loader_batch) or self._parts_that_fit()
         self.optimizers = {}
         for prefix, network in stage.networks.items():
             stage.networks[prefix] = self.workers.wrap(network)
@@ -85,8 +89,27 @@ class Trainer:
             for network in stage.networks.values():
                 bare(network).compile()
         self._resume()
-        self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
         self.eval_set = stage.dataset(options.data_root, "val", options.seed, options.filelists)
+
+    def _start_from(self, path: Path) -> None:
+        """Weights of a network of the same size, or what one for smaller faces has in common. Raises InputError."""
+        checkpoint, network = read_checkpoint(path), self.stage.networks[""]
+        if ModelDims.from_checkpoint(checkpoint, path).img_size == network.img_size:
+            load_weights(network, checkpoint["state_dict"], path)
+            return
+        small = build_network(type(network), checkpoint, path)
+        try:
+            growth = grow(small, network, self.stage.passing)
+        except InputError as error:
+            raise InputError(f"--init_from {path}: {error}") from error
+        if self.workers.leads:
+            sizes = ("x".join(map(str, size)) for size in (small.img_size, network.img_size))
+            tqdm.write("\n  ".join([f"{path}: {' to '.join(sizes)}", *growth.lines()]), file=sys.stderr)
+
+    def _parts_that_fit(self) -> int:
+        """In how many parts a batch fits into memory, in every process."""
+        parts = parts_that_fit(self.stage, self.train_set, self.workers.device, self._autocasting)
+        return self.workers.most(parts)
 
     # Steps
 
@@ -102,7 +125,7 @@ class Trainer:
                 batches = iter(self._train_loader())
                 while options.steps is None or self.global_step < options.steps:
                     waiting = time.perf_counter()
-                    batch = self._to_device(next(batches))
+                    batch = next(batches)
                     self.waited += time.perf_counter() - waiting
                     self._step(batch, logs, bar)
                     if self.global_step % options.eval_interval == 0:
@@ -136,19 +159,28 @@ class Trainer:
             sys.exit(130)
         self.interrupted = True
 
-    def _step(self, batch: dict[str, Tensor], logs: "Logs", bar: tqdm) -> None:
+    def _step(self, batch: dict[str, Tensor], logs: Logs, bar: tqdm) -> None:
         self.stage.train_mode()
         for prefix in self.stage.networks:
             for group in self.optimizers[prefix].param_groups:
                 group["lr"] = self.stage.learning_rates[prefix] * learning_rate_factor(self.global_step, self.hp)
-        with self._autocasting():
-            shown = self.stage.step(batch, self._update)
+        try:
+            shown = self._gradients(self.stage.prepare(batch))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(
+                f"memory runs out for {math.ceil(self.stage.loader_batch / self.parts)} samples at once: use "
+                "--batch_size auto, or --hparams accumulate_steps and activation_checkpointing"
+            ) from error
+        for prefix in self.stage.networks:
+            self._update(prefix)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(bare(self.stage.networks[""]))
         self.global_step += 1
         self.samples += self._samples_a_step
-        values = {name: float(value.detach()) for name, value in shown.items()}
+        values = {name: float(value) for name, value in shown.items()}
         self._stop_if_not_finite(values)
         for name, value in values.items():
             self.recent.setdefault(name, deque(maxlen=SHOWN_STEPS)).append(value)
@@ -160,16 +192,32 @@ class Trainer:
             lr = self.optimizers[""].param_groups[0]["lr"]
             logs.write("train", self.global_step, {**means, "lr": lr, **self.stage.state()})
 
-    def _update(self, prefix: str, loss: Tensor) -> None:
-        """One optimiser step of a network; with fp16, losses are scaled so that small gradients survive."""
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of a whole batch, part by part; with fp16, scaled so that small ones survive. Losses to show."""
+        shown: dict[str, Tensor] = {}
+        networks = self.stage.networks.values()
+        for prefix in self.stage.networks:
+            self.optimizers[prefix].zero_grad(set_to_none=True)
+        parts = list(split(batch, self.parts))
+        for number, (share, part) in enumerate(parts, 1):
+
+            def learn(_: str, loss: Tensor, share: float = share) -> None:
+                with torch.autocast(self.workers.device.type, enabled=False):
+                    self.scaler.scale(loss * share if share < 1 else loss).backward()
+
+            with without_sync(networks, active=number < len(parts)), self._autocasting():
+                found = self.stage.step(to_device(part, self.workers.device), learn)
+            for name, value in found.items():
+                shown[name] = shown.get(name, 0.0) + share * value.detach()
+        return shown
+
+    def _update(self, prefix: str) -> None:
+        """One optimiser step of a network."""
         network, optimizer = self.stage.networks[prefix], self.optimizers[prefix]
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.workers.device.type, enabled=False):
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(optimizer)
-            if self.hp.grad_clip:
-                nn.utils.clip_grad_norm_(network.parameters(), self.hp.grad_clip)
-            self.scaler.step(optimizer)
+        self.scaler.unscale_(optimizer)
+        if self.hp.grad_clip:
+            nn.utils.clip_grad_norm_(network.parameters(), self.hp.grad_clip)
+        self.scaler.step(optimizer)
 
     def _stop_if_not_finite(self, values: dict[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
@@ -202,14 +250,6 @@ class Trainer:
             collate_fn=collate,
         )
 
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """To the device; pictures from uint8 to [0, 1]."""
-        moved = {}
-        for name, value in batch.items():
-            value = value.to(self.workers.device, non_blocking=True)
-            moved[name] = value.float().div_(255) if value.dtype == torch.uint8 else value
-        return moved
-
     def _autocasting(self) -> torch.autocast:
         return torch.autocast(
             self.workers.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None
@@ -223,19 +263,20 @@ class Trainer:
 
     # Evaluation
 
-    def _evaluate(self, logs: "Logs", bar: tqdm) -> None:
+    def _evaluate(self, logs: Logs, bar: tqdm) -> None:
         """Validation on fixed windows, shared among the processes; then the schedule, samples and the best state."""
         network = self._evaluated()
         for trained in self.stage.networks.values():
             trained.eval()
         items = self.stage.eval_items(self.eval_set)
-        batch_size = max(2, self.stage.batch_size // 2 * 2)  # even: a pair of the expert stays together
+        most = math.ceil(self.stage.batch_size / self.parts)
+        batch_size = max(2, most // 2 * 2)  # even: a pair of the expert stays together
         firsts = range(self.workers.rank * batch_size, items, batch_size * self.workers.size)
         sums: dict[str, float] = {}
         seen = 0
         with torch.inference_mode(), self._autocasting():
             for first in firsts:
-                batch = self._to_device(_collate(self.eval_set, range(first, min(items, first + batch_size))))
+                batch = self._collated(range(first, min(items, first + batch_size)))
                 count = len(batch["mel"])
                 for name, mean in self.stage.evaluate(batch, network).items():
                     sums[name] = sums.get(name, 0.0) + float(mean) * count
@@ -243,8 +284,7 @@ class Trainer:
             sheets, of_clips = None, {}
             if self.workers.leads:
                 of_clips = self.stage.measure_clips(self.eval_set.clips, network)
-                batch = self._to_device(_collate(self.eval_set, range(min(items, SHEET_CLIPS))))
-                sheets = self.stage.sample_sheets(batch, network)
+                sheets = self._sheets(min(items, SHEET_CLIPS), batch_size, network)
         totals = self.workers.sum_by_name({**sums, "seen": float(seen)})
         seen = totals.pop("seen")
         metrics = {name: total / seen for name, total in sorted(totals.items())} | of_clips
@@ -260,6 +300,17 @@ class Trainer:
             self.best = metrics[self.stage.score]
             if self.workers.leads:
                 self._write("", self.options.checkpoint_dir / "checkpoint_best.pth", network)
+
+    def _sheets(self, count: int, batch_size: int, network: nn.Module) -> np.ndarray | None:
+        """Sample sheets of the first validation items, as many at once as memory holds."""
+        firsts = range(0, count, batch_size)
+        batches = (self._collated(range(first, min(count, first + batch_size))) for first in firsts)
+        sheets = [self.stage.sample_sheets(batch, network) for batch in batches]
+        return None if sheets[0] is None else np.concatenate(sheets)
+
+    def _collated(self, indices: range) -> Batch:
+        """Validation items on the device."""
+        return to_device(collate([self.eval_set[index] for index in indices]), self.workers.device)
 
     def _evaluated(self) -> nn.Module:
         """The network that validation sees: the averaged one where weights are averaged."""
@@ -322,59 +373,6 @@ class Trainer:
                     self.average.module.load_state_dict(checkpoint["state_dict"])
 
 
-class Logs:
-    """TensorBoard event files and a JSON-lines log in the checkpoint folder; silent where `active` is not set."""
-
-    def __init__(self, folder: Path, active: bool):
-        self.folder, self.active = folder, active
-
-    def __enter__(self) -> "Logs":
-        if self.active:
-            self.board = _tensorboard(self.folder / "tensorboard")
-            self.lines = (self.folder / "log.jsonl").open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.active:
-            self.lines.close()
-            if self.board:
-                self.board.close()
-
-    def write(self, split: str, step: int, metrics: dict[str, float]) -> None:
-        if not self.active:
-            return
-        for name, value in metrics.items() if self.board else ():
-            self.board.add_scalar(f"{split}/{name}", value, step)
-        record = {"step": step, "split": split, "time": round(time.time(), 1)}
-        rounded = {name: float(f"{value:.6g}") for name, value in metrics.items()}
-        print(json.dumps({**record, **rounded}), file=self.lines, flush=True)
-
-    def picture(self, name: str, step: int, sheets: np.ndarray) -> None:
-        """Sheets (B, T, H, W, 3) uint8 BGR as one grid, a clip a row."""
-        if self.active and self.board:
-            rows = [np.concatenate(list(sheet), axis=1) for sheet in sheets]
-            grid = np.concatenate(rows, axis=0)[..., ::-1].copy()
-            self.board.add_image(name, grid, step, dataformats="HWC")
-
-
-def _tensorboard(folder: Path) -> Any:
-    """A writer of event files, or None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        warn("TensorBoard is not installed: the curves go to log.jsonl only")
-        return None
-    return SummaryWriter(str(folder))
-
-
-def write_sheets(sheets: np.ndarray, folder: Path) -> None:
-    """Sheets (B, T, H, W, 3) uint8 BGR as `<sample>_<frame>.jpg`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for b, sheet in enumerate(sheets):
-        for t, picture in enumerate(sheet):
-            cv2.imwrite(str(folder / f"{b}_{t}.jpg"), picture)
-
-
 def learning_rate_factor(step: int, hp: HParams) -> float:
     """Linear warm-up, then a cosine to a hundredth at `hp.decay_steps`; 1 throughout by default."""
     factor = min(1.0, (step + 1) / hp.warmup_steps) if hp.warmup_steps else 1.0
@@ -409,7 +407,3 @@ def _ignore_interrupt(_: int) -> None:
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.SIG_IGN)
     cv2.setNumThreads(0)
-
-
-def _collate(dataset: Any, indices: range) -> dict[str, Tensor]:
-    return collate([dataset[index] for index in indices])
