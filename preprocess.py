@@ -26,11 +26,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         from preprocessing.options import RawOptions
         from preprocessing.raw import preprocess_raw
 
-        preprocess_raw(parse(RawOptions, argv, __doc__))
+        options = parse(RawOptions, argv, __doc__)
+        preprocess_raw(options)
     else:
         from preprocessing.lrs2 import Lrs2Options, preprocess_clips
 
-        preprocess_clips(parse(Lrs2Options, argv, __doc__))
+        options = parse(Lrs2Options, argv, __doc__)
+        preprocess_clips(options)
+    if options.shards:
+        from training.shards import FILELISTS, write_splits
+
+        write_splits(options.preprocessed_root, options.shards, options.filelists or FILELISTS)
 
 
 if __name__ == "__main__":

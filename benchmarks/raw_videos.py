@@ -12,6 +12,7 @@ import csv
 import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -58,17 +59,23 @@ def preprocessed(raw: Path, out: Path, expert: Path, shots: str = "off") -> list
         return [row for row in csv.DictReader(file) if row["offset"]]
 
 
-def shifts_and_rates(speakers: dict[str, Joined], seconds: float, folder: Path, expert: Path) -> None:
-    """Every shift from -12 to 12 in turn, every frame rate in turn."""
+def in_turn(speakers: dict[str, Joined], seconds: float) -> Iterator[tuple[str, Joined]]:
+    """The first piece of each speaker, then the second of each, ..."""
+    for row in zip_longest(*(pieces(material, seconds) for material in speakers.values())):
+        yield from ((name, piece) for name, piece in zip(speakers, row, strict=True) if piece is not None)
+
+
+def shifts_and_rates(
+    speakers: dict[str, Joined], seconds: float, folder: Path, expert: Path, most: int | None = None
+) -> None:
+    """Every shift from -12 to 12 in turn, every frame rate in turn, for at most `most` sources."""
     done: dict[str, tuple[int, str]] = {}
-    for name, material in speakers.items():
-        for piece in pieces(material, seconds):
-            count = len(done)
-            shift = (count * 7) % (2 * MOST_SHIFT + 1) - MOST_SHIFT
-            rate = list(RATES)[count % len(RATES)]
-            source = f"{name}_{count}{CONTAINERS[count % 3]}"
-            write_source(folder / "raw" / source, (piece[0], shifted(piece[1], shift)), RATES[rate])
-            done[source] = shift, rate
+    for count, (name, piece) in enumerate(islice(in_turn(speakers, seconds), most)):
+        shift = (count * 7) % (2 * MOST_SHIFT + 1) - MOST_SHIFT
+        rate = list(RATES)[count % len(RATES)]
+        source = f"{name}_{count}{CONTAINERS[count % 3]}"
+        write_source(folder / "raw" / source, (piece[0], shifted(piece[1], shift)), RATES[rate])
+        done[source] = shift, rate
     rows = preprocessed(folder / "raw", folder / "out", expert)
     errors = {kind: [abs(int(row[kind]) - done[row["source"]][0]) for row in rows] for kind in ("own_offset", "offset")}
     kept = [row["result"] == KEPT for row in rows]
@@ -138,6 +145,7 @@ def main() -> None:
     parser.add_argument("--folders", nargs="+", required=True, help="of speakers that the expert never saw")
     parser.add_argument("--expert", type=Path, default=DEFAULT_EXPERT)
     parser.add_argument("--seconds", type=float, nargs="+", default=[10, 30], help="of the sources (default: 10 30)")
+    parser.add_argument("--most", type=int, help="sources of each length (default: all)")
     parser.add_argument("--out", type=Path, help="keep the videos and what came of them in this folder")
     args = parser.parse_args()
     clips = {name: sorted((args.data_root / name).glob("*.mp4")) for name in args.folders}
@@ -148,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         for seconds in args.seconds:
-            shifts_and_rates(speakers, seconds, folder / f"shifted_{seconds:g}", args.expert)
+            shifts_and_rates(speakers, seconds, folder / f"shifted_{seconds:g}", args.expert, args.most)
         wrong_voices(speakers, args.seconds[0], folder / "wrong", args.expert)
 
 

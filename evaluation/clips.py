@@ -15,7 +15,7 @@ import numpy as np
 from errors import InputError
 from evaluation import metrics
 from evaluation.inception import Inception
-from evaluation.inputs import Item
+from evaluation.inputs import GENERATED_FOLDER, Item
 from evaluation.judges import Judge, digest
 from evaluation.options import EvaluationOptions
 from evaluation.tracks import Track, inference_options, read_sound, read_track
@@ -102,7 +102,7 @@ class Clips:
             raise InputError(f"checkpoint {weights} does not exist or is not a file: see checkpoints/README.md")
         sources = [_stamp(path) for path in (item.real, item.speech)]
         made_of = {**self._faces, "weights": digest(weights), "sources": sources}
-        outfile = self._options.outdir / "generated" / f"{_hash(made_of)}.mkv"
+        outfile = self._options.outdir / GENERATED_FOLDER / f"{_hash(made_of)}.mkv"
         if not outfile.exists():
             from lipsync.pipeline import run
 

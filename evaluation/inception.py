@@ -10,9 +10,9 @@ from torch import nn
 
 from errors import InputError
 from evaluation.judges import digest
+from evaluation.tracks import DETAIL
 from models.checkpoint import load_weights, read_state_dict
 
-SIDE = 299  # pixels
 BATCH = 16
 CACHED = "inception_v3_google-0cc3c7bd.pth"  # torchvision's weights, in the cache of torch.hub
 
@@ -41,7 +41,7 @@ class Inception:
         """Features (n, 2048) float32 of faces (h, w, 3) uint8 BGR of any size."""
         features = [np.zeros((0, 2048), np.float32)]
         for first in range(0, len(faces), BATCH):
-            fitted = np.stack([cv2.resize(face, (SIDE, SIDE))[..., ::-1] for face in faces[first : first + BATCH]])
+            fitted = np.stack([cv2.resize(face, DETAIL[::-1])[..., ::-1] for face in faces[first : first + BATCH]])
             pixels = torch.from_numpy(fitted).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
             features.append(self._network(pixels).cpu().numpy())
         return np.concatenate(features)

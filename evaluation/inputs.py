@@ -11,6 +11,7 @@ from errors import InputError
 from evaluation.options import EvaluationOptions
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+GENERATED_FOLDER = "generated"  # in the folder of an evaluation: videos that it makes
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 
 
@@ -38,7 +39,7 @@ class Item:
 def read_items(options: EvaluationOptions) -> list[Item]:
     """The clips that the options ask for, ordered by name. Raises InputError for what is no folder or list of them."""
     if options.results is not None:
-        items = _of_folders(options.results, options.real)
+        items = _of_folders(options.results, options.real, options.outdir)
     elif options.pairs is not None:
         items = _of_pairs(options.pairs, options.data_root)
     else:
@@ -50,23 +51,25 @@ def read_items(options: EvaluationOptions) -> list[Item]:
     return items
 
 
-def _of_folders(results: Path, real: Path | None) -> list[Item]:
-    generated = _videos(results, "--results")
+def _of_folders(results: Path, real: Path | None, outdir: Path) -> list[Item]:
+    generated = _videos(results, "--results", outdir)
     if real is None:
         return [Item(name, path, None) for name, path in generated.items()]
-    truth = _videos(real, "--real")
+    truth = _videos(real, "--real", outdir)
     items = [Item(name, path, truth.get(name)) for name, path in generated.items()]
     beside = [Item(f"{name} (real)", None, path) for name, path in truth.items() if name not in generated]
     return items + beside
 
 
-def _videos(folder: Path, flag: str) -> dict[str, Path]:
-    """Name -> path of all videos in a folder and those below it."""
+def _videos(folder: Path, flag: str, outdir: Path) -> dict[str, Path]:
+    """Name -> path of all videos in a folder and those below it, but for unfinished ones and those made in `outdir`."""
     if not folder.is_dir():
         raise InputError(f"{flag} {folder} is not a folder: give one that holds videos")
     found: dict[str, Path] = {}
+    own = (outdir / GENERATED_FOLDER).resolve()
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        finished = not path.name.startswith(".") and not path.resolve().is_relative_to(own)
+        if finished and path.suffix.lower() in VIDEO_SUFFIXES:
             found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
     if not found:
         raise InputError(f"{flag} {folder} holds no video: give a folder of {', '.join(VIDEO_SUFFIXES[:4])} files")

@@ -27,6 +27,7 @@ from lipsync.tracking import NoFaceError
 from lipsync.video import FrameReader
 
 SHOWN = (96, 96)  # (height, width) of the faces that motion is measured on
+DETAIL = (299, 299)  # of faces for FID, which Inception wants
 DETAIL_EVERY = 5  # frames between those whose faces count for FID: neighbours are almost the same
 
 
@@ -40,7 +41,7 @@ class Track:
         numbers: (n,) frame numbers, ascending.
         faces: (n, H, W, 3) uint8 BGR, resized to what was asked for.
         motion: (n,) movement of the mouth since the frame before; NaN where that shows no face.
-        details: faces at their own size, every `DETAIL_EVERY`-th, for FID.
+        details: every `DETAIL_EVERY`-th face at the size `DETAIL`, for FID.
         likeness: (PSNR in dB, SSIM) of the lower half of the face's box against another video, a pair a frame.
     """
 
@@ -86,7 +87,7 @@ def read_track(
                     track.motion.append(moved)
                     track.faces.append(cv2.resize(crop, size[::-1]))
                     if details and len(track.numbers) % DETAIL_EVERY == 0:
-                        track.details.append(crop.copy())
+                        track.details.append(cv2.resize(crop, DETAIL[::-1]))
                     track.numbers.append(track.frames)
                     if other is not None:
                         track.likeness.append(_likeness(_cut(other, box), crop))

@@ -10,7 +10,14 @@ from typing import Any
 from errors import InputError
 from face_detection.api import DETECTORS
 from hparams import hparams
-from preprocessing.workers import check_size, check_workers, run_jobs, worker_devices
+from preprocessing.workers import (
+    SHARDS_HELP,
+    check_shards,
+    check_size,
+    check_workers,
+    run_jobs,
+    worker_devices,
+)
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".mts"}
 LOG_NAME = "preprocess.log"
@@ -44,18 +51,15 @@ class Lrs2Options:
         },
     )
     fps: float = field(default=hparams.fps, metadata={"help": "frames a second of the crops, as published"})
-    shards: Path | None = field(
-        default=None, metadata={"help": "afterwards write the clips of --filelists here, as WebDataset shards"}
-    )
-    filelists: Path | None = field(
-        default=None, metadata={"help": "folder of train.txt, val.txt and test.txt (default: filelists)"}
-    )
+    shards: Path | None = field(default=None, metadata={"help": SHARDS_HELP})
+    filelists: Path | None = field(default=None, metadata={"help": "the splits of --shards; by default filelists/"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.fps <= 480:
             raise InputError("--fps takes frames a second from 1 to 480")
         check_size(self.img_size)
         check_workers(self.batch_size, self.ngpu, self.workers)
+        check_shards(self.shards)
         if not self.data_root.is_dir():
             raise InputError(f"--data_root {self.data_root} is not a folder: give the one that holds <folder>/<id>.mp4")
 
@@ -72,10 +76,6 @@ def preprocess_clips(options: Lrs2Options) -> None:
     print(f"{len(videos)} clips in {options.data_root}, {len(videos) - len(todo)} of them done already")
     failures = process_clips(todo, options)
     report(failures, len(videos), options.preprocessed_root)
-    if options.shards:
-        from training.shards import FILELISTS, write_splits
-
-        write_splits(options.preprocessed_root, options.shards, options.filelists or FILELISTS)
 
 
 def find_videos(data_root: Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from errors import InputError
 from face_detection.api import DETECTORS
 from models.checkpoint import DEFAULT_EXPERT
-from preprocessing.workers import check_size, check_workers
+from preprocessing.workers import SHARDS_HELP, check_shards, check_size, check_workers
 
 SYNC_MODES = ("correct", "measure", "off")
 SHORTEST_CLIP_SECONDS = 0.7  # under 17 frames there is nothing to train on
@@ -23,6 +23,7 @@ class RawOptions:
     raw: Path = field(metadata={"help": "folder of raw videos, with folders in it or not"})
     preprocessed_root: Path = field(metadata={"help": "where the tree is written"})
     filelists: Path | None = field(default=None, metadata={"help": "write train.txt, val.txt and test.txt here"})
+    shards: Path | None = field(default=None, metadata={"help": SHARDS_HELP})
     split: tuple[float, float, float] = field(
         default=(0.9, 0.05, 0.05), metadata={"help": "shares of train, val and test, by source video"}
     )
@@ -35,7 +36,7 @@ class RawOptions:
         },
     )
     syncnet_checkpoint_path: Path = field(default=DEFAULT_EXPERT, metadata={"help": "expert that measures sync"})
-    min_confidence: float = field(default=0.05, metadata={"help": "of sync (LSE-C of the expert) that a clip needs"})
+    min_confidence: float = field(default=0.06, metadata={"help": "of sync (LSE-C of the expert) that a clip needs"})
     clip_seconds: tuple[float, float] = field(default=(2.0, 10.0), metadata={"help": "shortest and longest clip"})
     min_face: int = field(default=50, metadata={"help": "pixels of a face's width and height"})
     max_turn: float = field(default=50.0, metadata={"help": "degrees (about) of a face from frontal; CenterFace only"})
@@ -62,6 +63,9 @@ class RawOptions:
     def __post_init__(self) -> None:
         check_size(self.img_size)
         check_workers(self.batch_size, self.ngpu, self.workers)
+        check_shards(self.shards)
+        if self.shards and not self.filelists:
+            raise InputError("--shards takes --filelists too: a shard is of a split")
         shortest, longest = self.clip_seconds
         if not SHORTEST_CLIP_SECONDS <= shortest <= longest / 2:
             raise InputError(

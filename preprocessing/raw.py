@@ -16,7 +16,8 @@ from preprocessing.sources import Source, find_sources
 from preprocessing.splits import split_sources, write_filelists
 from preprocessing.workers import DIED, Stopped, run_jobs, share_of_rank, tell, worker_devices
 
-TELL_EVERY = 50  # frames
+MARK = ".raw-video"  # file that says of a folder of clips that it was made here, and from which video
+TELL_EVERY = 50  # calls
 
 
 def preprocess_raw(options: RawOptions) -> None:
@@ -154,9 +155,12 @@ def process_source(name: str, source: Source) -> None:
     target = _options.preprocessed_root / name
     part = target.with_name(f"{PART_PREFIX}{name}")
     try:
+        if target.exists() and not (target / MARK).is_file():
+            raise InputError(f"{target} exists and was not made from a raw video: use another --preprocessed_root")
         for left_over in (part, target):  # clips without a record are of a run that did not come to its end
             shutil.rmtree(left_over, ignore_errors=True)
         part.mkdir(parents=True)
+        (part / MARK).write_text(f"{source.relative}\n", encoding="utf-8")
         seconds, rows = make_clips(source, part)
         if any(row["result"] == KEPT for row in rows):
             part.rename(target)
@@ -184,7 +188,7 @@ def make_clips(source: Source, folder: Path) -> tuple[float, list[dict]]:
     fps = hparams.fps
     reader = FrameReader(source.path, fps=fps)
     sound_file = folder / "sound.s16"
-    sound = extract(source.path, reader.start, sound_file)
+    sound = extract(source.path, reader.start, sound_file, Progress())
     watched = watch(reader, _detector, _options.batch_size, _options.shots == "detect", Progress())
     stretches = plan(watched, fps, _options)
     good = [stretch for stretch in stretches if not stretch.reason]
@@ -197,14 +201,15 @@ def make_clips(source: Source, folder: Path) -> tuple[float, list[dict]]:
 
 
 class Progress:
-    """Tells the parent of frames, some at once."""
+    """Tells the parent of frames, some calls at once, and hears whether the run was interrupted."""
 
     def __init__(self) -> None:
-        self._untold = 0
+        self._calls, self._untold = 0, 0
 
     def __call__(self, frames: int) -> None:
+        self._calls += 1
         self._untold += frames
-        if self._untold >= TELL_EVERY:
+        if self._calls % TELL_EVERY == 0:
             tell(self._untold)
             self._untold = 0
 

@@ -1,6 +1,6 @@
 """Sound in step with the picture: 16 kHz mono, sample 0 at the time of the first video frame."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -37,12 +37,13 @@ class Sound:
         return self.between(start, stop if pad else max(start, min(stop, len(self))))
 
 
-def extract(source: Path, start: Fraction, target: Path) -> Sound:
+def extract(source: Path, start: Fraction, target: Path, seen: Callable[[int], None] = lambda frames: None) -> Sound:
     """Decode the first audio stream of `source` into the file `target`, a piece at a time.
 
     `start` is the time of the first video frame by the file's clock: sound before it is left out, and gaps in the
     sound become silence, so that sample n is heard n / 16000 seconds after the first frame is seen. The channels'
-    mean is taken, as `audio.load_wav` does. Raises InputError when there is no sound that decodes.
+    mean is taken, as `audio.load_wav` does. `seen` is called now and then, with 0 video frames.
+    Raises InputError when there is no sound that decodes.
     """
     import av
 
@@ -52,6 +53,7 @@ def extract(source: Path, start: Fraction, target: Path) -> Sound:
                 raise InputError(f"{source} has no audio stream: give a video with sound")
             line = _Timeline(file, start)
             for frame in _decoded(container):
+                seen(0)
                 line.add(frame)
             line.finish()
     except av.error.FFmpegError as error:

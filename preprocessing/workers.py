@@ -7,11 +7,13 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from errors import InputError
 
 DIED = "a worker process died (out of memory?): run again with fewer --workers"
+SHARDS_HELP = "afterwards write the clips of --filelists into this folder too, as WebDataset shards"
 LISTEN_SECONDS = 0.5  # between two looks at what the workers tell
 
 Job = tuple[str, Any]
@@ -128,6 +130,12 @@ def tell(amount: int) -> None:
         raise Stopped
     if _told is not None:
         _told.put(amount)
+
+
+def check_shards(shards: Path | None) -> None:
+    """Raises InputError for shards from several processes: they are written once, of all clips."""
+    if shards and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--shards is for one process: give it once more at the end, without torchrun")
 
 
 def check_workers(batch_size: int, ngpu: int, workers: int) -> None:

@@ -181,6 +181,14 @@ def test_tables_are_csv_that_says_who_judged(evaluated):
     assert all(float(row["low"]) <= float(row["mean"]) <= float(row["high"]) for row in rows)
 
 
+def test_folder_without_what_is_unfinished_or_its_own(tmp_path):
+    for name in ("a.mp4", ".b.mp4", "report/generated/c.mkv", "sub/d.MOV", "text.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    items = read_items(EvaluationOptions(results=tmp_path, outdir=tmp_path / "report"))
+    assert [item.name for item in items] == ["a", "sub/d"]
+
+
 class TestLists:
     def test_published_list_is_generated_first_and_once(self, media, tmp_path, monkeypatch):
         listed = tmp_path / "list.txt"

@@ -202,6 +202,15 @@ def test_known_damage_is_repaired_and_wrong_voices_are_dropped(tmp_path, shared,
     assert np.corrcoef(wav.astype(float), true.astype(float))[0, 1] > 0.98
 
 
+def test_folders_of_other_data_are_left_alone(tmp_path, in_process):
+    write_source(tmp_path / "raw/a.mp4", talk(2.2))
+    (tmp_path / "out/a/00001").mkdir(parents=True)
+    with pytest.raises(InputError, match="no clip came out"):
+        preprocess_raw(RawOptions(tmp_path / "raw", tmp_path / "out", sync="off"))
+    assert (tmp_path / "out/a/00001").is_dir()
+    assert "was not made from a raw video" in (tmp_path / "out/preprocess.log").read_text()
+
+
 # Bad input
 
 
