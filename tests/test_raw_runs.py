@@ -220,7 +220,7 @@ def test_folders_of_other_data_are_left_alone(tmp_path, in_process):
         (("--raw", "missing"), "is not a folder"),
         (("--raw", "empty"), "no video lies in"),
         (("--raw", "empty", "--data_root", "empty"), "give one of them"),
-        (("--data_root", "empty", "--filelists", "lists"), "--filelists"),
+        (("--data_root", "empty", "--sync", "off"), "--sync"),
         (("--raw", "empty", "--smooth"), "--smooth"),
         (("--raw", "empty", "--clip_seconds", "6", "10"), "--clip_seconds"),
         (("--raw", "empty", "--split", "0.5", "0.5", "0.5"), "--split"),
