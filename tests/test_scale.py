@@ -62,7 +62,7 @@ def test_two_processes_learn_what_one_does_with_as_many_samples(train, tmp_path)
         train("wav2lip_train", ranks, 4, tmp_path / str(ranks), overrides, *more)
     one, two = (curves(tmp_path / str(ranks)) for ranks in (1, 2))
     assert {"train 10 sync", "val 10 l1"} <= one.keys()
-    assert two == pytest.approx(one, rel=1e-3)
+    assert two == pytest.approx(one, rel=1e-3, abs=5e-4)
     files = [sorted(path.name for path in (tmp_path / str(ranks)).glob("*.pth")) for ranks in (1, 2)]
     assert files[0] == files[1] == ["checkpoint_best.pth", "checkpoint_step000000010.pth"]
 
@@ -75,7 +75,7 @@ def test_run_goes_on_with_another_number_of_processes(train, tmp_path):
     train("color_syncnet_train", 2, 16, tmp_path / "two", overrides, *more, "--checkpoint_path", halfway)
     first, second = (curves(tmp_path / name) for name in ("one", "two"))
     second = {name: value for name, value in second.items() if name.startswith("val 12")}
-    assert second == pytest.approx({name: first[name] for name in second}, rel=1e-3) and second
+    assert second and second == pytest.approx({name: first[name] for name in second}, rel=1e-3, abs=5e-4)
     first, second = (read_checkpoint(tmp_path / name / "checkpoint_step000000012.pth") for name in ("one", "two"))
     assert first["trainer"]["samples"] == second["trainer"]["samples"] == 12 * 4
     assert first["global_epoch"] == second["global_epoch"]
