@@ -15,7 +15,7 @@ from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
-from lipsync.synthesis import CPU_BATCH, Synthesizer, pick_device
+from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
 
 SAMPLE_RATE = hparams.sample_rate  # Hz
 CYCLE_BYTES = 512 * 2**20  # of frames held in memory; of a longer video the beginning is used
@@ -64,6 +64,7 @@ class LipSyncStream:
         self._faces = [
             box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
         ]
+        self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
         self._mel, self._first_mel = np.zeros((hparams.num_mels, 0), np.float32), 0
@@ -91,7 +92,7 @@ class LipSyncStream:
         """The frames that can be made of the sound so far: (height, width, 3) uint8 BGR, each its own array."""
         while not self.missing():
             count = 1
-            while count < CPU_BATCH and self._samples_for(self.frame_index + count) <= self._first_sample + len(
+            while count < self._most and self._samples_for(self.frame_index + count) <= self._first_sample + len(
                 self._sound
             ):
                 count += 1

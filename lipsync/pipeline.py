@@ -29,7 +29,7 @@ from lipsync.locating import frame_limit, located_frames
 from lipsync.options import InferenceOptions
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads, in_parallel
-from lipsync.synthesis import CPU_BATCH, Synthesizer, pick_device
+from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
 from lipsync.video_writer import VideoWriter, result_path
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
@@ -146,7 +146,9 @@ def synced(
     clock: StageClock,
 ) -> Iterator[Task]:
     """The frames of the result, in order: a generated face in each that has a box."""
-    most = min(options.wav2lip_batch_size, CPU_BATCH) if threads.device.type == "cpu" else options.wav2lip_batch_size
+    most = options.wav2lip_batch_size
+    if threads.device.type == "cpu":
+        most = min(most, cpu_batch(synthesizer.face_size))
     batch_size = frame_limit(most, source, shares=threads.workers + 4)
     generate = Batches(synthesizer, batch_size, "--wav2lip_batch_size")
     put = compositor(options.blend, options.enhance)

@@ -1,5 +1,6 @@
 """The generator at work: face crops and mel windows in, faces that say the speech out (paper section 3.4)."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from models.checkpoint import DEFAULT_GENERATOR, load_generator
 from models.fuse import fold_batch_norm
 
 CPU_BATCH = 8  # frames a batch on the CPU: larger ones are no faster and only come later
+CPU_PIXELS = CPU_BATCH * 192 * 192  # of the faces of a batch on the CPU: larger faces come in smaller batches
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -56,6 +58,11 @@ class Synthesizer:
             generated = self._model(mels, stacked)
         pixels = (generated.float() * 255).to(torch.uint8)
         return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def cpu_batch(face_size: tuple[int, int]) -> int:
+    """Frames a batch on the CPU, of faces of (height, width): at most `CPU_BATCH`."""
+    return max(1, min(CPU_BATCH, CPU_PIXELS // math.prod(face_size)))
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from preprocessing.crops import crop, write_crop
 from preprocessing.lrs2 import reason_of
 from preprocessing.options import RawOptions
 from preprocessing.sound import Sound, mel_of, write_sound
-from preprocessing.sync import NOT_THE_SPEAKER, Evidence, Verdict, verdicts
+from preprocessing.sync import ANOTHER_SPEAKS, NOT_THE_SPEAKER, Evidence, Verdict, speaking, verdicts
 from preprocessing.tracks import Stretch
 
 SILENCE = 33  # root mean square of 16-bit samples under which there is no sound: -60 dB
@@ -127,6 +127,12 @@ def settle(clips: list[ClipWriter], sound: Sound, fps: float, options: RawOption
         clip.verdict = verdict
         if options.sync == "correct" and not verdict.kept:
             clip.drop(NOT_THE_SPEAKER)
+    if options.sync == "correct":
+        kept = [clip for clip in measured if clip.verdict.kept]
+        spans = [(clip.stretch.first, clip.stretch.end) for clip in kept]
+        for clip, speaks in zip(kept, speaking(spans, [clip.verdict.confidence for clip in kept]), strict=True):
+            if not speaks:
+                clip.drop(ANOTHER_SPEAKS)
     for clip in clips:
         offset = clip.verdict.offset if clip.verdict and options.sync == "correct" else 0
         clip.trying(clip.write_sound, sound, fps, offset)

@@ -20,7 +20,9 @@ NEAR_SECONDS = 60  # of sound on either side whose clips are taken to share an o
 CHANCE_ANYWHERE = 6.0
 CHANCE_THERE = 4.0
 TOLERANCE = 1  # frames by which a clip may differ from the offset of its neighbours
+SAME_TIME = 0.5  # share of the shorter of two clips that both show, from which only one can be of the speaker
 NOT_THE_SPEAKER = "not in sync: low confidence at every offset"
+ANOTHER_SPEAKS = "another face speaks"
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,15 @@ def _shared_offset(evidence: Sequence[Evidence], near: np.ndarray) -> int | None
 
 
 def _verdict(own: Evidence, shared: int | None, min_confidence: float) -> Verdict:
-    """A clip's own evidence beside what its neighbours say: it differs from them only if it is surer of that."""
+    """A clip's own evidence beside what its neighbours say: it differs from them only if it is surer of that.
+
+    Where neighbours tell nothing, a clip that is best in step as it is needs less evidence than one that is not: most
+    videos are in step.
+    """
     own_offset = own.offset
     own_confidence = own.confidence(own_offset)
-    offset, confidence, needed = own_offset, own_confidence, CHANCE_ANYWHERE
+    offset, confidence = own_offset, own_confidence
+    needed = CHANCE_THERE if abs(own_offset) <= TOLERANCE else CHANCE_ANYWHERE
     if shared is not None:
         there = own.confidence(shared, TOLERANCE)
         differs = abs(own_offset - shared) > TOLERANCE and own.z(own_confidence) >= CHANCE_ANYWHERE
@@ -117,3 +124,19 @@ def _verdict(own: Evidence, shared: int | None, min_confidence: float) -> Verdic
             offset, confidence, needed = shared, there, CHANCE_THERE
     kept = own.z(confidence) >= needed and confidence >= min_confidence and abs(offset) <= MAX_OFFSET
     return Verdict(offset, confidence, own_offset, own_confidence, kept)
+
+
+def speaking(spans: Sequence[tuple[int, int]], confidences: Sequence[float]) -> list[bool]:
+    """Whether each clip, of frames [first, end), is the surest of those that are seen at the same time.
+
+    One voice has one mouth: of clips that share more than half of the shorter one, only the surest is the speaker's.
+    """
+    chosen: list[int] = []
+    for k in sorted(range(len(spans)), key=lambda k: -confidences[k]):
+        if not any(_shared_part(spans[k], spans[other]) > SAME_TIME for other in chosen):
+            chosen.append(k)
+    return [k in chosen for k in range(len(spans))]
+
+
+def _shared_part(a: tuple[int, int], b: tuple[int, int]) -> float:
+    return (min(a[1], b[1]) - max(a[0], b[0])) / min(a[1] - a[0], b[1] - b[0])

@@ -15,6 +15,7 @@ from hparams import hparams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.checkpoint import save_checkpoint
 from training import memory, perceptual, trainer
+from training.clips import free_memory
 from training.data import collate
 from training.stages import GeneratorStage, QualityStage
 from training.trainer import Trainer, TrainOptions
@@ -149,6 +150,21 @@ def test_parts_on_a_cpu_follow_from_what_is_free(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 1e9)
     with pytest.raises(InputError, match="runs out"):
         memory._largest_that_is_free(lambda count: None, 16, 2)
+
+
+def test_free_memory_is_the_machines_or_the_containers(tmp_path):
+    assert free_memory(tmp_path) == float("inf")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
+    assert free_memory(tmp_path) == 4000 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    for name, content in {"max": "3000000\n", "current": "1500000\n", "stat": "anon 1\ninactive_file 500000\n"}.items():
+        (group / f"memory.{name}").write_text(content)
+    assert free_memory(tmp_path) == 2_000_000
+    (group / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) == 4000 * 1024
+    assert 0 < free_memory() < 2**50
 
 
 def test_memory_of_a_call_is_measured():

@@ -18,7 +18,7 @@ from preprocessing.shots import Shots
 from preprocessing.sound import Sound, extract
 from preprocessing.sources import find_sources
 from preprocessing.splits import split_sources, write_filelists
-from preprocessing.sync import Evidence, verdicts
+from preprocessing.sync import Evidence, speaking, verdicts
 from preprocessing.tracks import BLURRED, TOO_SHORT, TOO_SMALL, TURNED, plan
 from preprocessing.watching import Watched, turn, watch
 from preprocessing.workers import DIED, run_jobs, share_of_rank
@@ -280,6 +280,11 @@ def test_neighbours_do_not_save_a_wrong_voice_nor_drown_another_offset():
 def test_an_offset_that_drifts_is_followed():
     found = verdicts([evidence(k // 4, seed=k) for k in range(40)], [30 * k for k in range(40)], 0.05)
     assert all(abs(verdict.offset - k // 4) <= 1 for k, verdict in enumerate(found))
+
+
+def test_one_voice_has_one_mouth():
+    spans = [(0, 100), (10, 90), (95, 200), (300, 400)]
+    assert speaking(spans, [0.1, 0.2, 0.1, 0.05]) == [False, True, True, True]
 
 
 def test_min_confidence_is_a_floor():

@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,10 +218,19 @@ def cache_faces(clips: list[Clip], split: str, hp: HParams) -> None:
         list(tqdm(pool.map(decode, clips), total=len(clips), desc=f"{split} crops", unit="clip", leave=False))
 
 
-def free_memory() -> float:
-    """Bytes of memory that can be had without swapping; unlimited where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")
+def free_memory(system: Path = Path("/")) -> float:
+    """Bytes of memory that can be had without swapping, by the machine and the container's limit, whichever is less.
+
+    Unlimited where the system (its files are under `system`) does not tell.
+    """
+    free = float("inf")
+    with suppress(OSError, StopIteration):
+        lines = (system / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    with suppress(OSError, ValueError, StopIteration):  # "max" is no limit
+        group = system / "sys/fs/cgroup"
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (group / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        free = min(free, limit - used + cached)
+    return free

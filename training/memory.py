@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -104,7 +105,7 @@ def _largest_that_runs(attempt: Callable[[int], None], total: int, smallest: int
 
 def _largest_that_is_free(attempt: Callable[[int], None], total: int, smallest: int) -> int:
     """Samples of which `USED_SHARE` of the free memory holds a step; the smallest part where that cannot be known."""
-    free = USED_SHARE * free_memory()
+    free = USED_SHARE * free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     needed = peak_bytes(lambda: attempt(smallest))
     if needed is None:
         return smallest
