@@ -63,7 +63,7 @@ STEPS = (
     Step(
         "generator", "wav2lip_train.py", 2050,
         f"{GENERATOR},initial_learning_rate=5e-4,decay_steps=2050,"
-        "spoken_over_share=0.5,opening_wt=15,contrast_wt=0.01,syncnet_wt=0.002,syncnet_wt_settled=0.002",
+        "spoken_over_share=0.5,shade_wt=15,contrast_wt=0.01,syncnet_wt=0.002,syncnet_wt_settled=0.002",
         seed=13, expert="expert", init_from="generator_face",
     ),
 )  # fmt: skip
