@@ -142,7 +142,7 @@ def in_other_voice(mel: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def judge(network: nn.Module, data: Labelled, scale: float, smoothing: float = 0.0) -> dict[str, float]:
+def judge(network: nn.Module, data: Labelled, scale: float, smoothing: float) -> dict[str, float]:
     """Correlation with the landmark model's openings: of all, and the mean of the clips that have 10 or more.
 
     What is shown is divided by `scale` first; openings of a clip are smoothed over `smoothing` frames.
@@ -187,10 +187,8 @@ def main() -> None:
     device = Workers(args.device).device
     hp = hparams.override(f"fps={data_fps(args.data_root, 'train')}")
     splits = {split: read_openings(args.data_root, split, args.filelists, hp) for split in ("train", "val")}
-    for kind, file, read, scale in (
-        (MouthOpening, SEEN_OPENING, seen, 255.0),
-        (SpeechOpening, HEARD_OPENING, heard, 1.0),
-    ):
+    for kind, file in ((MouthOpening, SEEN_OPENING), (SpeechOpening, HEARD_OPENING)):
+        read, scale, smoothing = (seen, 255, 0) if kind is MouthOpening else (heard, 1, 1)
         train, val = (read(*splits[split], hp) for split in ("train", "val"))
         torch.manual_seed(args.seed)
         network = kind().to(device)
@@ -199,7 +197,7 @@ def main() -> None:
             network.mean.fill_(train.opening.mean())
         plan = PLANS[kind] if args.steps is None else dataclasses.replace(PLANS[kind], steps=args.steps)
         learn(network, train, plan, args.seed, device)
-        figures = judge(network, val, scale, smoothing=1.0 if kind is SpeechOpening else 0.0)
+        figures = judge(network, val, scale, smoothing)
         print(file.name, *(f"{name} {value:.3f}" for name, value in figures.items()), "on unseen speakers")
         save_checkpoint(args.target_dir / file.name, network.cpu(), bits=16)
 
