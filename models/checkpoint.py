@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
+from models.opening import MouthOpening, SpeechOpening
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
+SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
+HEARD_OPENING = CHECKPOINTS / "speech_opening.pth"
 
 LARGE = 2**16  # weights of a layer; smaller ones, those that pictures pass among them, cost little and need precision
 
@@ -152,6 +155,16 @@ def load_expert(path: str | Path, device: str | torch.device = "cpu") -> SyncNet
 def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> Wav2Lip_disc_qual:
     """The visual-quality discriminator of a checkpoint, in eval mode. Raises InputError."""
     return load_network(Wav2Lip_disc_qual, path, device)
+
+
+def load_seen_opening(path: str | Path = SEEN_OPENING) -> MouthOpening:
+    """The network that sees how far mouths are open, frozen, in eval mode. Raises InputError."""
+    return load_network(MouthOpening, path).requires_grad_(False)
+
+
+def load_heard_opening(path: str | Path = HEARD_OPENING) -> SpeechOpening:
+    """The network that hears how far mouths are open, frozen, in eval mode. Raises InputError."""
+    return load_network(SpeechOpening, path).requires_grad_(False)
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entries: Any) -> None:

@@ -118,17 +118,17 @@ def test_contrast_loss_is_high_for_lips_that_say_the_references_speech():
     assert losses.contrast_of(own, other, other) == pytest.approx(losses.CONTRAST, abs=1e-3)
 
 
-def test_opening_loss_sees_a_dark_mouth_and_no_texture():
+def test_shade_loss_sees_a_dark_mouth_and_no_texture():
     torch.manual_seed(0)
     truth = torch.full((2, 3, 5, 96, 96), 0.5)
     opened, eyes, texture = truth.clone(), truth.clone(), truth.clone()
     opened[..., 70:80, 40:56] = 0.2
     eyes[..., 30:40, 40:56] = 0.2
     texture += 0.3 * (1 - 2 * (torch.arange(96) % 2))  # of the same contrast, even in each cell
-    assert losses.opening_loss(opened, truth) > 100 * losses.opening_loss(eyes, truth)
-    assert losses.opening_loss(opened, truth) > 100 * losses.opening_loss(texture, truth)
+    assert losses.shade_loss(opened, truth) > 100 * losses.shade_loss(eyes, truth)
+    assert losses.shade_loss(opened, truth) > 100 * losses.shade_loss(texture, truth)
     tinted = truth + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1, 1)
-    assert losses.opening_loss(tinted, truth) < 1e-9
+    assert losses.shade_loss(tinted, truth) < 1e-9
 
 
 def test_mouth_weighs_more_when_asked():
@@ -289,7 +289,7 @@ def test_same_seed_gives_the_same_run(toy, tmp_path, monkeypatch):
 
 def test_experts_other_losses_take_part():
     torch.manual_seed(0)
-    extra = "augment=True,sync_colours=False,syncnet_wt=0.01,contrast_wt=0.1,lips_wt=0.2,opening_wt=3,mouth_wt=1"
+    extra = "augment=True,sync_colours=False,syncnet_wt=0.01,contrast_wt=0.1,lips_wt=0.2,shade_wt=3,mouth_wt=1"
     stage = GeneratorStage(hparams.override(f"{SMALL},{extra}"), SyncNet_color(width=0.125))
     batch = {name: torch.rand(2, 3, 5, 96, 96) for name in ("target", "reference")}
     batch |= {name: torch.rand(2, 1, 80, 16) for name in ("mel", "reference_mel")}
@@ -297,7 +297,7 @@ def test_experts_other_losses_take_part():
     batch["jitter"] = torch.rand(2, 5) * 2 - 1
     learnt = []
     shown = stage.step(stage.prepare(batch), lambda prefix, loss: learnt.append(loss))
-    weights = {"l1": 0.99, "sync": 0.01, "contrast": 0.1, "lips": 0.2, "opening": 3}
+    weights = {"l1": 0.99, "sync": 0.01, "contrast": 0.1, "lips": 0.2, "shade": 3}
     torch.testing.assert_close(learnt[0], sum(weight * shown[name] for name, weight in weights.items()))
 
 

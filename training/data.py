@@ -213,7 +213,8 @@ class GeneratorDataset(_WindowDataset):
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
     (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
-    default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation.
+    default is when a loss uses them. `speeches` (J, 1, 80, 16), where a loss uses them, are mels of any clips, from
+    quiet to loud, each starting one frame before a frame. `jitter` is what `augment.jitter` takes, with augmentation.
     """
 
     lead = 1
@@ -243,9 +244,24 @@ class GeneratorDataset(_WindowDataset):
             frames = [*(at - self.lead + k for k in self.steps), at]
             mels = gain(source.mel_windows(np.array(frames), self.hp.fps))[:, None]
             sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
+        if self.train and self.hp.opening_wt > 0:
+            sample["speeches"] = gain(self.speeches(rng))
         if self.train and self.hp.augment:
             sample["jitter"] = rng.uniform(-1, 1, JITTER_DRAWS).astype(np.float32)
         return sample
+
+    def speeches(self, rng: np.random.Generator) -> np.ndarray:
+        """Mels (J, 1, 80, 16) of places anywhere, the first of the quietest J-th of all drawn, the last of the loudest.
+
+        Four times as many are drawn as kept.
+        """
+        count = self.hp.opening_speeches
+        drawn = []
+        for clip in rng.integers(len(self.clips), size=4 * count):
+            frame = rng.choice(self.windows.starts[clip])
+            drawn.append(self.clips[clip].mel_window(int(frame) - self.lead, self.hp.fps))
+        drawn.sort(key=np.mean)
+        return np.stack([drawn[4 * k + int(rng.integers(4))] for k in range(count)])[:, None]
 
 
 def collate(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, Tensor]:

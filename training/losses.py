@@ -150,22 +150,22 @@ def reconstruction_loss(
         mouth_wt = torch.where(spoken_over, -1.0, mouth_wt).view(-1, 1, 1, 1, 1)
     elif mouth_wt == 0:
         return error.mean()
-    return (error * (1 + mouth_wt * _mouth(truth))).mean()
+    return (error * (1 + mouth_wt * mouth_place(truth))).mean()
 
 
-def opening_loss(generated: Tensor, truth: Tensor) -> Tensor:
+def shade_loss(generated: Tensor, truth: Tensor) -> Tensor:
     """Mean squared distance of the mouth's brightness in cells of a twelfth of the face: faces (..., H, W) in [0, 1].
 
-    Whether a mouth is open shows in how dark it is at large; the square lets frames count that are far off, and the
-    cells leave sharpness and small movements of the head to the other losses.
+    An open mouth is dark at large; the square lets frames count that are far off, and the cells leave sharpness and
+    small movements of the head to the other losses.
     """
     error = (generated.float() - truth).mean(1).flatten(0, 1)  # (B x T, H, W), grey
     cells = F.avg_pool2d(error[:, None], (truth.shape[-2] // 12, truth.shape[-1] // 12))
-    mouth = _mouth(cells)
+    mouth = mouth_place(cells)
     return (cells.square() * mouth).mean() / mouth.mean()
 
 
-def _mouth(like: Tensor) -> Tensor:
+def mouth_place(like: Tensor) -> Tensor:
     """(H, W): 1 at the mouth's usual place in a face crop, falling to 0 around it."""
     height, width = like.shape[-2:]
     return _bump(height, MOUTH[0], like)[:, None] * _bump(width, MOUTH[1], like)

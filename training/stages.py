@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models.checkpoint import load_heard_opening, load_seen_opening
 from models.discriminator import lower_half
 from models.syncnet import window_frames
 from training import initial, losses, whole_clips
@@ -21,6 +22,7 @@ from training.augment import jitter
 from training.clips import Clip
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
 from training.distributed import bare, gathered
+from training.following import Following
 from training.perceptual import VGGFeatures, vgg_loss
 
 Batch = dict[str, Tensor]
@@ -192,7 +194,10 @@ class GeneratorStage(Stage):
             initial.hear_like(self.networks[""], expert)
         self.expert = expert.eval().requires_grad_(False)
         self.vgg = VGGFeatures() if hp.perceptual_wt > 0 else None
-        self.frozen = (self.expert,) if self.vgg is None else (self.expert, self.vgg)
+        self.following = None
+        if hp.opening_wt > 0:
+            self.following = Following(load_seen_opening(), load_heard_opening(), hp.opening_gain)
+        self.frozen = tuple(network for network in (self.expert, self.vgg, self.following) if network is not None)
         self.sync_wt = hp.syncnet_wt
         self.settled_wt = hp.syncnet_wt_settled
 
@@ -205,7 +210,9 @@ class GeneratorStage(Stage):
 
     def train_mode(self) -> None:
         super().train_mode()
-        if self.hp.start_as_copy:
+        if self.hp.hold_statistics:
+            self.networks[""].eval()
+        elif self.hp.start_as_copy:
             initial.hold_colours(bare(self.networks[""]))
 
     def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
@@ -246,9 +253,12 @@ class GeneratorStage(Stage):
         l1 = losses.reconstruction_loss(generated, batch["target"], self.hp.mouth_wt, batch["spoken_over"])
         shown = {"l1": l1}
         total = (1 - self.sync_wt) * l1
-        if self.hp.opening_wt > 0:
-            shown["opening"] = losses.opening_loss(generated, batch["mouth"])
-            total = total + self.hp.opening_wt * shown["opening"]
+        if self.hp.shade_wt > 0:
+            shown["shade"] = losses.shade_loss(generated, batch["mouth"])
+            total = total + self.hp.shade_wt * shown["shade"]
+        if self.following is not None:
+            shown["opening"], shown["around"] = self.following(batch, self.networks[""])
+            total = total + self.hp.opening_wt * shown["opening"] + shown["around"]
         if any((self.sync_wt, self.hp.contrast_wt, self.hp.lips_wt)):
             for name, weight, value in self._expert_losses(batch, generated):
                 shown[name] = value

@@ -1,0 +1,84 @@
+"""How far a mouth is open, seen and heard: two small networks that learnt it from a landmark model's judgement.
+
+Openings are gaps between the inner lips in distances of the outer eye corners: 0.02 is nearly closed, 0.1 wide open.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.conv import scaled
+
+MEL_FRAMES = 16
+PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
+
+
+class MouthOpening(nn.Module):
+    """The opening of the mouth of faces. Gradients pass, so that a generator can learn from it.
+
+    It sees the lower half, grey and of equal contrast, so that light and colours say nothing.
+
+    Args:
+        img_size: (height, width) of the face in pixels; others are resized to it.
+        width: factor on every channel count.
+    """
+
+    def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
+        super().__init__()
+        self.img_size, self.width = tuple(img_size), width
+        layers: list[nn.Module] = []
+        channels, cells = 1, (img_size[0] // 2, img_size[1])
+        for wanted, stride in PLAN:
+            out = scaled(wanted, width)
+            layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
+            channels, cells = out, tuple(-(-side // stride) for side in cells)
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(channels * cells[0] * cells[1], 1))
+        self.register_buffer("mean", torch.tensor(0.0))  # of the openings that it learnt from
+        self.register_buffer("std", torch.tensor(1.0))
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Faces (N, 3, H, W) in [0, 1] -> openings (N,) in eye distances."""
+        return self.mean + self.std * self.standardised(faces)
+
+    def standardised(self, faces: Tensor) -> Tensor:
+        """The same in standard deviations around the mean of real talking faces: what losses compare."""
+        if faces.shape[-2:] != self.img_size:
+            faces = F.interpolate(faces, self.img_size, mode="bilinear", antialias=True)
+        lower = faces.float().mean(1, keepdim=True)[:, :, self.img_size[0] // 2 :]
+        deviation = lower.std((1, 2, 3), keepdim=True) + 0.02  # a flat picture stays flat
+        lower = (lower - lower.mean((1, 2, 3), keepdim=True)) / deviation
+        return self.head(self.features(lower).flatten(1))[:, 0]
+
+
+class SpeechOpening(nn.Module):
+    """How far mouths open above their speaker's mean while something is said.
+
+    Much of an opening cannot be heard: what comes out is the mean of what mouths do at such a sound, which varies less
+    than a mouth does.
+
+    Args:
+        img_size: not used; a checkpoint has it.
+        width: factor on every channel count.
+    """
+
+    def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
+        super().__init__()
+        self.img_size, self.width = tuple(img_size), width
+        layers: list[nn.Module] = []
+        channels, frames = 80, MEL_FRAMES
+        for wanted, stride in ((96, 1), (96, 2), (96, 1), (192, 2), (192, 1)):
+            out = scaled(wanted, width)
+            layers += [nn.Conv1d(channels, out, 3, stride, 1), nn.BatchNorm1d(out), nn.ReLU()]
+            channels, frames = out, -(-frames // stride)
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels * frames, 1))
+        self.register_buffer("std", torch.tensor(1.0))  # of the openings around their clips' means that it learnt from
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Mel windows (N, 1, 80, 16) in [-4, 4], which start a frame before -> openings (N,) in eye distances."""
+        return self.std * self.standardised(mel)
+
+    def standardised(self, mel: Tensor) -> Tensor:
+        """The same in standard deviations of openings around their clips' means."""
+        return self.head(self.features(mel[:, 0].float() / 4).flatten(1))[:, 0]
