@@ -66,12 +66,6 @@ STEPS = (
         "spoken_over_share=0.5,shade_wt=15,contrast_wt=0.01,syncnet_wt=0.002,syncnet_wt_settled=0.002",
         seed=13, expert="expert", init_from="generator_face",
     ),
-    Step(  # evaluated at its end alone: it pays with reconstruction, so that the best by that would be the first
-        "generator_opening", "wav2lip_train.py", 1000,
-        f"{GENERATOR},batch_size=6,lips_wt=0.015,shade_wt=7.5,syncnet_wt=0,syncnet_wt_settled=0,hold_statistics=True,"
-        "opening_wt=0.4,initial_learning_rate=4e-4,decay_steps=1000,eval_interval=1000",
-        seed=14, expert="expert", init_from="generator",
-    ),
 )  # fmt: skip
 
 TINY_EXPERT = "syncnet_batch_size=16,min_negative_distance=2,ema_decay=0.9"
@@ -81,7 +75,6 @@ TINY = {
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
     "generator_face": (20, f"{TINY_GENERATOR},eval_interval=20,checkpoint_interval=20"),
     "generator": (30, f"{TINY_GENERATOR},decay_steps=30,eval_interval=15,checkpoint_interval=15"),
-    "generator_opening": (6, f"{TINY_GENERATOR},decay_steps=6,eval_interval=6,checkpoint_interval=6"),
 }
 
 
@@ -156,7 +149,7 @@ def main() -> None:
         setattr(args, name, getattr(args, name).resolve())
     for step in STEPS:
         run_step(tiny(step) if args.tiny else step, args)
-    for step, name in (("generator_opening", "wav2lip_small.pth"), ("expert", "lipsync_expert_small.pth")):
+    for step, name in (("generator", "wav2lip_small.pth"), ("expert", "lipsync_expert_small.pth")):
         call(["-m", "models.export", best(args.runs, step), args.runs / name])
 
 
