@@ -74,7 +74,7 @@ def main() -> None:
     for split in args.splits:
         hp = hparams.override(f"fps={data_fps(args.data_root, split)}")
         clips = load_clips(args.data_root, split, hp, 0, args.filelists)
-        faces = (clip.face(at, (hp.img_size, hp.img_size)) for clip in clips for at in range(len(clip.numbers)))
+        faces = (clip.face(at, hp.face_size) for clip in clips for at in range(len(clip.numbers)))
         total = sum(len(clip.numbers) for clip in clips)
         openings = [opening_of(face, points_of) for face in tqdm(faces, total=total, desc=split, unit="crop")]
         path = labels_path(args.data_root, split)
