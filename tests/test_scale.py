@@ -75,7 +75,7 @@ def test_run_goes_on_with_another_number_of_processes(train, tmp_path):
     train("color_syncnet_train", 2, 16, tmp_path / "two", overrides, *more, "--checkpoint_path", halfway)
     first, second = (curves(tmp_path / name) for name in ("one", "two"))
     second = {name: value for name, value in second.items() if name.startswith("val 12")}
-    assert second and second == pytest.approx({name: first[name] for name in second}, rel=1e-3, abs=5e-4)
+    assert second and second == pytest.approx({name: first[name] for name in second}, rel=5e-3, abs=2e-3)
     first, second = (read_checkpoint(tmp_path / name / "checkpoint_step000000012.pth") for name in ("one", "two"))
     assert first["trainer"]["samples"] == second["trainer"]["samples"] == 12 * 4
     assert first["global_epoch"] == second["global_epoch"]
