@@ -92,7 +92,7 @@ import sys, torch
 from torch import distributed as dist, nn
 from training.distributed import Workers
 workers = Workers("cpu")
-x, target, state = torch.load({str(tmp_path / "given.pth")!r})
+x, target, state = torch.load({str(tmp_path / "given.pth")!r}, weights_only=True)
 norm = nn.BatchNorm2d(4)
 norm.load_state_dict(state)
 network = workers.wrap(nn.Sequential(norm))
@@ -109,7 +109,7 @@ workers.close()
     x.requires_grad_()
     (plain(x) - target).square().mean().backward()
     for rank in range(2):
-        state, gradients, at_input = torch.load(tmp_path / f"{rank}.pth")
+        state, gradients, at_input = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
         for name, value in plain.state_dict().items():
             torch.testing.assert_close(state[name], value)
         for mine, whole in zip(gradients, plain.parameters(), strict=True):
