@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from evaluation.tracks import Track, inference_options, read_sound, read_track
 from hparams import hparams
 from lipsync.options import InferenceOptions
 from models.checkpoint import DEFAULT_GENERATOR
+from whole import write_text_whole, written_whole
 
 LAYOUT = 1  # of what is kept, and of the way in which it is measured; another number leaves old files unused
 GENERATED, REAL, WRONG = SYSTEMS = ("generated", "real", "wrong audio")
@@ -243,11 +243,8 @@ def _load(path: Path) -> ClipResult | None:
 
 def _save(path: Path, result: ClipResult) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part")
     if result.features:
-        with aside.open("wb") as file:
+        with written_whole(path.with_suffix(".npz")) as aside, aside.open("wb") as file:
             np.savez(file, **result.features)
-        aside.replace(path.with_suffix(".npz"))
     content = {**asdict(replace(result, features={})), "has_features": bool(result.features)}
-    aside.write_text(json.dumps(content))
-    aside.replace(path)
+    write_text_whole(path, json.dumps(content))

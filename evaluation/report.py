@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from evaluation import metrics
 from evaluation.clips import GENERATED, REAL, SYSTEMS, WRONG, ClipResult
 from evaluation.options import EvaluationOptions
 from evaluation.sync import OFFSETS
+from whole import write_text_whole
 
 FEWEST_FEATURES = 2  # in a set, for FID
 
@@ -193,14 +193,10 @@ def _write_csv(path: Path, rows: list[list[Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write aside, then rename: the file appears whole or not at all. Raises InputError where it cannot be written."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_text_whole(path, text)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): choose another --outdir") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def summary_lines(report: Report) -> list[str]:

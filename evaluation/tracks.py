@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import audio
+from crops import cut
 from errors import InputError
 from evaluation import metrics
 from evaluation.options import EvaluationOptions
@@ -82,15 +83,15 @@ def read_track(
             for frame, box in located_once(options, source, sys.maxsize, threads, StageClock()):
                 other = next(others, None)
                 if box is not None:
-                    crop = _cut(frame, box)
-                    moved = _motion(_cut(before, box), crop) if seen_before else np.nan
+                    crop = cut(frame, box)
+                    moved = _motion(cut(before, box), crop) if seen_before else np.nan
                     track.motion.append(moved)
                     track.faces.append(cv2.resize(crop, size[::-1]))
                     if details and len(track.numbers) % DETAIL_EVERY == 0:
                         track.details.append(cv2.resize(crop, DETAIL[::-1]))
                     track.numbers.append(track.frames)
                     if other is not None:
-                        track.likeness.append(_likeness(_cut(other, box), crop))
+                        track.likeness.append(_likeness(cut(other, box), crop))
                 before, seen_before = frame, box is not None
                 track.frames += 1
     except NoFaceError:
@@ -119,11 +120,6 @@ def _alike(video: Path, source: FrameSource, fps: float) -> FrameReader:
             "pictures of different sizes cannot be compared"
         )
     return reader
-
-
-def _cut(frame: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    x1, y1, x2, y2 = box
-    return frame[y1:y2, x1:x2]
 
 
 def _motion(before: np.ndarray, after: np.ndarray) -> float:

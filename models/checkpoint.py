@@ -22,6 +22,7 @@ from models.discriminator import Wav2Lip_disc_qual
 from models.opening import MouthOpening, SpeechOpening
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
+from whole import written_whole
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
@@ -193,19 +194,10 @@ def write_whole(path: str | Path, content: Any) -> None:
     """torch.save to a file beside `path`, then rename; the file aside is removed when anything fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            _save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as aside, aside.open("wb") as file:
+        _save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _save(content: Any, file: BinaryIO) -> None:

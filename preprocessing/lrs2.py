@@ -11,6 +11,7 @@ from errors import InputError
 from face_detection.api import DETECTORS
 from hparams import hparams
 from preprocessing.workers import (
+    IMG_SIZE_FLAG,
     SHARDS_HELP,
     check_shards,
     check_size,
@@ -42,14 +43,7 @@ class Lrs2Options:
         metadata={"metavar": ("T", "B", "L", "R"), "help": "pixels by which the detected box grows, as published"},
     )
     smooth: bool = field(default=False, metadata={"help": "smooth boxes over time as inference does"})
-    img_size: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "HxW",
-            "help": "make crops for networks of this face size (high x wide): of its aspect, no larger than they need "
-            "(default: the boxes as they are)",
-        },
-    )
+    img_size: str | None = field(default=None, metadata=IMG_SIZE_FLAG)
     fps: float = field(default=hparams.fps, metadata={"help": "frames a second of the crops, as published"})
     shards: Path | None = field(default=None, metadata={"help": SHARDS_HELP})
     filelists: Path | None = field(default=None, metadata={"help": "the splits of --shards; by default filelists/"})

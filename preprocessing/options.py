@@ -7,7 +7,7 @@ from pathlib import Path
 from errors import InputError
 from face_detection.api import DETECTORS
 from models.checkpoint import DEFAULT_EXPERT
-from preprocessing.workers import SHARDS_HELP, check_shards, check_size, check_workers
+from preprocessing.workers import IMG_SIZE_FLAG, SHARDS_HELP, check_shards, check_size, check_workers
 
 SYNC_MODES = ("correct", "measure", "off")
 SHORTEST_CLIP_SECONDS = 0.7  # under 17 frames there is nothing to train on
@@ -47,14 +47,7 @@ class RawOptions:
     pads: tuple[int, int, int, int] = field(
         default=(0, 0, 0, 0), metadata={"help": "pixels by which the box grows: top, bottom, left, right"}
     )
-    img_size: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "HxW",
-            "help": "make crops for networks of this face size (high x wide): of its aspect, no larger than they need "
-            "(default: the boxes as they are)",
-        },
-    )
+    img_size: str | None = field(default=None, metadata=IMG_SIZE_FLAG)
     face_detector: str = field(default="auto", metadata={"choices": DETECTORS, "help": "face detector"})
     batch_size: int = field(default=32, metadata={"help": "frames a detector batch"})
     ngpu: int = field(default=1, metadata={"help": "GPUs that S3FD uses"})

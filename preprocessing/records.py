@@ -1,9 +1,10 @@
 """What is known of each source, in a file each: a source with a record is done; files appear whole or not at all."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from whole import write_text_whole
 
 RECORDS = Path(".raw/records")
 
@@ -51,15 +52,3 @@ def read_record(root: Path, name: str) -> Record | None:
         return Record(**json.loads(record_path(root, name).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a file aside and rename it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        aside.unlink(missing_ok=True)

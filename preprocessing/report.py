@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from preprocessing.records import Record, write_text_whole
+from preprocessing.records import Record
+from whole import write_text_whole, written_whole
 
 COLUMNS = {
     "clip": "<folder>/<id> of a clip that was kept or measured",
@@ -80,12 +81,8 @@ def draw_histograms(kept: list[dict], path: Path) -> None:
         bins = [k - 0.5 for k in range(-15, 17)] if title.startswith("offset") else 30
         axes.hist(values, bins=bins)
         axes.set_title(f"{title}, {len(values)} clips", fontsize=10)
-    aside = path.with_name(f".part-{path.name}")
-    try:
+    with written_whole(path) as aside:
         figure.savefig(aside, format="png", dpi=100)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def summary(records: list[Record]) -> list[str]:

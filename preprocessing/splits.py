@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from errors import warn
-from preprocessing.records import write_text_whole
+from whole import write_text_whole
 
 SPLITS = ("train", "val", "test")
 LARGEST = 1.5  # times its share that val or test may get when a source is put into it

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
@@ -110,8 +109,3 @@ def turn(landmarks: np.ndarray) -> float:
         return 90.0
     aside = abs(float((nose - (left + right) / 2) @ line)) / apart
     return float(np.degrees(np.arctan2(aside, NOSE_DEPTH * apart)))
-
-
-def grid_rate(fps: float) -> Fraction:
-    """The frame rate of the training set as the reader takes it."""
-    return Fraction(fps).limit_denominator(1000)

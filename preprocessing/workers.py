@@ -14,6 +14,11 @@ from errors import InputError
 
 DIED = "a worker process died (out of memory?): run again with fewer --workers"
 SHARDS_HELP = "afterwards write the clips of --filelists into this folder too, as WebDataset shards"
+IMG_SIZE_FLAG = {
+    "metavar": "HxW",
+    "help": "make crops for networks of this face size (high x wide): of its aspect, no larger than they need "
+    "(default: the boxes as they are)",
+}
 LISTEN_SECONDS = 0.5  # between two looks at what the workers tell
 
 Job = tuple[str, Any]

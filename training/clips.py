@@ -5,7 +5,6 @@ Crops are decoded once and stay in memory when they fit; the mel is never comput
 
 import json
 import math
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,7 @@ import crops
 from errors import InputError
 from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
+from whole import write_text_whole
 
 MIN_FRAMES = 16  # a clip needs more than 15
 Steps = tuple[int, ...]  # the frames of a window, counted from its first
@@ -121,9 +121,7 @@ def write_facts(data_root: Path, fps: float) -> None:
     before = stored_fps(data_root) or begun
     if before not in (None, fps):
         raise InputError(f"{data_root} was begun at {before:g} frames a second: use another folder for {fps:g}")
-    aside = data_root / f".{FACTS}.{os.getpid()}.part"  # other processes may be reading it
-    aside.write_text(json.dumps({"fps": fps}) + "\n")
-    aside.replace(data_root / FACTS)
+    write_text_whole(data_root / FACTS, json.dumps({"fps": fps}) + "\n")  # other processes may be reading it
 
 
 def stored_fps(data_root: Path) -> float | None:

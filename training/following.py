@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.discriminator import lower_half
 from models.opening import MouthOpening, SpeechOpening
 from training import losses
 from training.augment import jitter
@@ -39,7 +40,7 @@ class Following(nn.Module):
         count = speeches.shape[1]
         faces = target[:, :, target.shape[2] // 2].repeat_interleave(count, 0)
         masked = faces.clone()
-        masked[..., faces.shape[-2] // 2 :, :] = 0
+        lower_half(masked).zero_()
         spoken = generator(speeches.flatten(0, 1), torch.cat((masked, faces), dim=1)).float()
         around = ((spoken - faces).abs() * (1 - losses.mouth_place(faces))).mean()
         with torch.no_grad():

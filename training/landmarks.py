@@ -19,6 +19,7 @@ from errors import InputError, run_script
 from hparams import hparams
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
+from whole import written_whole
 
 INNER_LIPS = 13, 14  # of Face Mesh's points: middle of the upper and of the lower inner lip
 EYE_CORNERS = 33, 263  # the outer ones
@@ -78,10 +79,8 @@ def main() -> None:
         total = sum(len(clip.numbers) for clip in clips)
         openings = [opening_of(face, points_of) for face in tqdm(faces, total=total, desc=split, unit="crop")]
         path = labels_path(args.data_root, split)
-        aside = path.with_name(f".{path.name}.part")
-        with aside.open("wb") as file:
+        with written_whole(path) as aside, aside.open("wb") as file:
             np.save(file, np.array(openings, np.float32))
-        aside.replace(path)
         print(f"{path}: {total} crops, {np.isnan(openings).mean():.1%} of them without a face for the landmark model")
 
 

@@ -10,7 +10,6 @@ package: that one would add neither several samples from a clip that is read onc
 import argparse
 import io
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from errors import InputError, run_script, warn
 from hparams import hparams
 from models.syncnet import PUBLISHED_FPS
 from training.clips import FILELISTS, Clip, open_clip, read_filelist, stored_fps
+from whole import write_text_whole, written_whole
 
 CLIPS_A_SHARD = 500  # of LRS2: about 150 MB
 MEL = "mel.npy"
@@ -124,13 +124,14 @@ def write_shards(
         if entry is None or entry["names"] != part or not path.is_file() or _come_since(data_root, entry["left_out"]):
             entry = {"names": part, "left_out": _write_shard(data_root, part, path, fps)}
             begun[path.name] = entry
-            _write_json(_begun_path(folder, split), begun)
+            write_text_whole(_begun_path(folder, split), json.dumps(begun))
         entries.append({"name": path.name, "clips": len(part) - len(entry["left_out"])})
     reasons = Counter(reason for entry in begun.values() for reason in entry["left_out"].values())
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if not any(entry["clips"] for entry in entries):
         raise InputError(f"no clip of {split}.txt can be used ({counts}): is {data_root} what preprocess.py wrote?")
-    _write_json(_index_path(folder, split), {"fps": fps, "shards": [entry for entry in entries if entry["clips"]]})
+    index = {"fps": fps, "shards": [entry for entry in entries if entry["clips"]]}
+    write_text_whole(_index_path(folder, split), json.dumps(index))
     if counts:
         print(f"{split}: left out: {counts}")
     return shard_set(folder, split)
@@ -143,25 +144,20 @@ def _come_since(data_root: Path, left_out: dict[str, str]) -> bool:
 
 def _write_shard(data_root: Path, names: Sequence[str], path: Path, fps: float) -> dict[str, str]:
     """One tar file of the usable clips among `names`; returns the others with their reasons."""
-    aside = path.with_name(f".{path.name}.part")
     hp = hparams.override(f"fps={fps}")
     left_out = {}
-    try:
-        with tarfile.open(aside, "w") as tar:
-            for name in names:
-                clip = open_clip(data_root / name, hp)
-                if isinstance(clip, str):
-                    left_out[name] = clip
-                    continue
-                key = name.replace(".", "_")  # up to the first dot, the name of a member is the name of its sample
-                for number in clip.numbers:
-                    _add(tar, f"{key}.{number:06d}.jpg", (clip.folder / f"{number}.jpg").read_bytes())
-                mel = io.BytesIO()
-                np.save(mel, clip.mel)
-                _add(tar, f"{key}.{MEL}", mel.getvalue())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(path) as aside, tarfile.open(aside, "w") as tar:
+        for name in names:
+            clip = open_clip(data_root / name, hp)
+            if isinstance(clip, str):
+                left_out[name] = clip
+                continue
+            key = name.replace(".", "_")  # up to the first dot, the name of a member is the name of its sample
+            for number in clip.numbers:
+                _add(tar, f"{key}.{number:06d}.jpg", (clip.folder / f"{number}.jpg").read_bytes())
+            mel = io.BytesIO()
+            np.save(mel, clip.mel)
+            _add(tar, f"{key}.{MEL}", mel.getvalue())
     return left_out
 
 
@@ -185,12 +181,6 @@ def _read_begun(folder: Path, split: str) -> dict[str, dict]:
         return dict(json.loads(_begun_path(folder, split).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def _write_json(path: Path, content: object) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(json.dumps(content))
-    aside.replace(path)
 
 
 def write_splits(data_root: Path, folder: Path, filelists: Path, clips_a_shard: int = CLIPS_A_SHARD) -> None:
