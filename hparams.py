@@ -64,15 +64,16 @@ class HParams:
     mouth_wt: float = 0.0  # additional weight of the mouth's pixels in L1 (training/losses.py)
     spoken_over_share: float = 0.0  # of the samples: the target is its own reference and says what another window says
     shade_wt: float = 0.0  # weight of the squared error of the mouth's brightness at large
-    opening_wt: float = 0.0  # weight of opening as far as the speech sounds, whatever it is (training/following.py)
-    opening_gain: float = 2.5  # factor on what is heard of openings, which varies less than mouths do
-    opening_speeches: int = 4  # that each face of a batch is made to say
+    matched_share: float = 0.0  # of the samples: a face with a closed and an open mouth, with speech of anyone that
+    # sounds closed and open (training/matching.py)
+    matched_wt: float = 0.0  # weight of those mouths' squared error at large, and of what the reference does to them
     contrast_wt: float = 0.0  # weight of telling the speech of generated lips from the reference's, by the expert
     sync_colours: bool = True  # False: the expert judges the generated brightness with the true colours, so that it
     # cannot be pleased by colours that no mouth has
     lips_wt: float = 0.0  # weight of the perceptual loss with the expert's face encoder
 
     hold_statistics: bool = False  # the generator's batch norms keep their statistics: to train on a settled network
+    decoder_only: bool = False  # the generator's two encoders stay as they are
 
     # This toolkit: where the generator starts (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match

@@ -17,6 +17,7 @@ from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training.augment import JITTER_DRAWS, MelGain, WindowTransform
 from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
+from training.matching import Matches, check_matched
 from training.pack import is_packed, packed_fps, read_pack
 from training.shards import clips_of, is_sharded, shard_set
 from training.stream import ShardStream
@@ -58,6 +59,7 @@ def training_set(
     Raises InputError when there are none.
     """
     make = partial(kind, hp=hp, seed=seed, train=True, steps=steps)
+    check_matched(hp.matched_share, is_sharded(data_root, "train"))
     if not is_sharded(data_root, "train"):
         return make(load_clips(data_root, "train", hp, kind.lead, filelists, steps))
     shards = shard_set(data_root, "train")
@@ -213,8 +215,9 @@ class GeneratorDataset(_WindowDataset):
     `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
     (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
-    default is when a loss uses them. `speeches` (J, 1, 80, 16), where a loss uses them, are mels of any clips, from
-    quiet to loud, each starting one frame before a frame. `jitter` is what `augment.jitter` takes, with augmentation.
+    default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation. `matched` (), where
+    `hp.matched_share` asks for such samples, tells those of `training.matching`, which are no windows of time, whose
+    mels are of many clips and whose `mel` therefore means nothing.
     """
 
     lead = 1
@@ -231,37 +234,35 @@ class GeneratorDataset(_WindowDataset):
         super().__init__(clips, hp, seed, train, steps)
         needed = hp.contrast_wt > 0 or hp.spoken_over_share > 0
         self.reference_speech = needed if reference_speech is None else reference_speech
+        self.matches = None
+        if train and hp.matched_share > 0:
+            self.matches = Matches(clips, self.windows.starts, hp.fps, self.img_size, seed)
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        start, other = self.windows.draw(clip, rng)
-        source = self.clips[clip]
+        matched = None
+        if self.matches is not None and rng.random() < self.hp.matched_share:
+            matched = self.matches.sample(clip, rng)
+        windows = self.windows.draw(clip, rng) if matched is None else ()
         transform, gain = self.transforms(rng)
+        if matched is not None:
+            targets, references, mels = matched
+            speech = [gain(np.concatenate((mels, mels[:1])))[:, None]] * 2
+        else:
+            source = self.clips[clip]
+            targets, references = (source.window(start, self.img_size, self.steps) for start in windows)
+            frames = (np.array([*(start - self.lead + k for k in self.steps), start]) for start in windows)
+            speech = (gain(source.mel_windows(at, self.hp.fps))[:, None] for at in frames)
         sample = {
-            "target": channels_first(transform(source.window(start, self.img_size, self.steps))),
-            "reference": channels_first(transform(source.window(other, self.img_size, self.steps))),
+            "target": channels_first(transform(targets)),
+            "reference": channels_first(transform(references)),
         }
-        for prefix, at in (("", start), ("reference_", other))[: 1 + self.reference_speech]:
-            frames = [*(at - self.lead + k for k in self.steps), at]
-            mels = gain(source.mel_windows(np.array(frames), self.hp.fps))[:, None]
+        for prefix, mels in zip(("", "reference_")[: 1 + self.reference_speech], speech, strict=False):
             sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
-        if self.train and self.hp.opening_wt > 0:
-            sample["speeches"] = gain(self.speeches(rng))
+        if self.matches is not None:
+            sample["matched"] = np.array(matched is not None)
         if self.train and self.hp.augment:
             sample["jitter"] = rng.uniform(-1, 1, JITTER_DRAWS).astype(np.float32)
         return sample
-
-    def speeches(self, rng: np.random.Generator) -> np.ndarray:
-        """Mels (J, 1, 80, 16) of places anywhere, the first of the quietest J-th of all drawn, the last of the loudest.
-
-        Four times as many are drawn as kept.
-        """
-        count = self.hp.opening_speeches
-        drawn = []
-        for clip in rng.integers(len(self.clips), size=4 * count):
-            frame = rng.choice(self.windows.starts[clip])
-            drawn.append(self.clips[clip].mel_window(int(frame) - self.lead, self.hp.fps))
-        drawn.sort(key=np.mean)
-        return np.stack([drawn[4 * k + int(rng.integers(4))] for k in range(count)])[:, None]
 
 
 def collate(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, Tensor]:

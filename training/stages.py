@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
-from models.checkpoint import load_heard_opening, load_seen_opening
 from models.discriminator import lower_half
 from models.syncnet import window_frames
 from training import initial, losses, whole_clips
@@ -22,7 +21,6 @@ from training.augment import jitter
 from training.clips import Clip
 from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, load_clips, training_set
 from training.distributed import bare, gathered
-from training.following import Following
 from training.perceptual import VGGFeatures, vgg_loss
 
 Batch = dict[str, Tensor]
@@ -194,10 +192,10 @@ class GeneratorStage(Stage):
             initial.hear_like(self.networks[""], expert)
         self.expert = expert.eval().requires_grad_(False)
         self.vgg = VGGFeatures() if hp.perceptual_wt > 0 else None
-        self.following = None
-        if hp.opening_wt > 0:
-            self.following = Following(load_seen_opening(), load_heard_opening(), hp.opening_gain)
-        self.frozen = tuple(network for network in (self.expert, self.vgg, self.following) if network is not None)
+        self.frozen = tuple(network for network in (self.expert, self.vgg) if network is not None)
+        if hp.decoder_only:
+            self.networks[""].audio_encoder.requires_grad_(False)
+            self.networks[""].face_encoder_blocks.requires_grad_(False)
         self.sync_wt = hp.syncnet_wt
         self.settled_wt = hp.syncnet_wt_settled
 
@@ -232,6 +230,7 @@ class GeneratorStage(Stage):
         """
         count = len(batch["mel"])
         chosen = torch.arange(count) < round(self.hp.spoken_over_share * count)
+        chosen &= ~_matched(batch)
         if not chosen.any():
             return {**batch, "mouth": batch["target"], "spoken_over": None}
 
@@ -256,9 +255,10 @@ class GeneratorStage(Stage):
         if self.hp.shade_wt > 0:
             shown["shade"] = losses.shade_loss(generated, batch["mouth"])
             total = total + self.hp.shade_wt * shown["shade"]
-        if self.following is not None:
-            shown["opening"], shown["around"] = self.following(batch, self.networks[""])
-            total = total + self.hp.opening_wt * shown["opening"] + shown["around"]
+        matched = _matched(batch)
+        if matched.any():
+            shown["matched"] = losses.matched_loss(generated[matched], batch["target"][matched])
+            total = total + self.hp.matched_wt * matched.float().mean() * shown["matched"]
         if any((self.sync_wt, self.hp.contrast_wt, self.hp.lips_wt)):
             for name, weight, value in self._expert_losses(batch, generated):
                 shown[name] = value
@@ -278,13 +278,14 @@ class GeneratorStage(Stage):
             both = torch.cat((generated.float(), truth), dim=2)
             generated, truth = jitter(both, batch["jitter"]).chunk(2, dim=2)
         seen = losses.look(self.expert, generated)
-        if self.sync_wt > 0 or self.hp.contrast_wt > 0:
-            heard = losses.hear(self.expert, batch["mel"])
-        if self.sync_wt > 0:
-            yield "sync", self.sync_wt, losses.sync_of(heard, seen[-1])
-        if self.hp.contrast_wt > 0:
-            other = losses.hear(self.expert, batch["reference_mel"])
-            yield "contrast", self.hp.contrast_wt, losses.contrast_of(heard, other, seen[-1])
+        timed = ~_matched(batch).to(generated.device)
+        if timed.any() and (self.sync_wt > 0 or self.hp.contrast_wt > 0):
+            lips, heard = seen[-1][timed], losses.hear(self.expert, batch["mel"][timed])
+            if self.sync_wt > 0:
+                yield "sync", self.sync_wt, losses.sync_of(heard, lips)
+            if self.hp.contrast_wt > 0:
+                other = losses.hear(self.expert, batch["reference_mel"][timed])
+                yield "contrast", self.hp.contrast_wt, losses.contrast_of(heard, other, lips)
         known = _known(batch)
         if self.hp.lips_wt > 0 and len(truth[known]):
             with torch.no_grad():
@@ -359,6 +360,11 @@ class QualityStage(GeneratorStage):
         generated = self._generate(batch, network)
         real, fake = losses.discriminator_loss(bare(self.networks["disc_"]), batch["target"], generated)
         return {**self._judge(batch, generated), "disc_real": real, "disc_fake": fake}
+
+
+def _matched(batch: Batch) -> Tensor:
+    """(B,): the samples of `training.matching`, which are no windows of time."""
+    return batch.get("matched", torch.zeros(len(batch["mel"]), dtype=torch.bool))
 
 
 def _known(batch: Batch) -> Tensor | slice:

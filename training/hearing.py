@@ -1,0 +1,89 @@
+"""Teach a generator's audio encoder how far open speech sounds, before the decoder learns what to make of it.
+
+    python -m training.hearing --data_root packed --generator runs/generator/checkpoint_best.pth --outfile hearing.pth
+
+The audio encoder is a tenth of the generator's work: what would take many thousand steps of whole faces to come
+through is learnt in minutes from mel windows alone (`models.opening.SpeechOpening` is the teacher). Every fourth
+channel of the embedding comes to mean "open", every other fourth "closed". The decoder must learn to read that:
+go on with `matched_share` and `decoder_only` (`hparams.py`).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from errors import InputError, run_script
+from hparams import HParams, hparams
+from models.checkpoint import load_generator, load_heard_opening, save_checkpoint
+from training.augment import MAX_MEL_GAIN
+from training.clips import FILELISTS
+from training.data import data_fps, load_clips
+from training.opening import correlation
+
+BATCH = 128
+RATE = 2e-3  # the highest of the cycle
+FACTOR = 2.0  # on what is heard, in standard deviations of real openings
+
+
+def mel_windows(data_root: Path, split: str, filelists: Path, hp: HParams) -> Tensor:
+    """All mel windows of a split that start a frame before a frame: (n, 1, 80, 16). Raises InputError."""
+    clips = load_clips(data_root, split, hp, 1, filelists)
+    return torch.from_numpy(
+        np.concatenate([clip.mel_windows(clip.window_starts(hp.fps, 1) - 1, hp.fps) for clip in clips])
+    )[:, None]
+
+
+def openness(embedding: Tensor, scale: float) -> Tensor:
+    """What the code says: embeddings (n, C, 1, 1) -> (n,)."""
+    flat = embedding.flatten(1)
+    return (flat[:, 0::4].mean(1) - flat[:, 1::4].mean(1)) / scale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Teach a generator's audio encoder how far open speech sounds")
+    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
+    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
+    parser.add_argument("--generator", type=Path, required=True, help="checkpoint to start from")
+    parser.add_argument("--outfile", type=Path, required=True, help="the same with another audio encoder")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    if args.steps < 2:
+        raise InputError("--steps takes a number from 2")
+    torch.manual_seed(args.seed)
+    hp = hparams.override(f"cache_gb=0,fps={data_fps(args.data_root, 'train')}")
+    generator, teacher = load_generator(args.generator), load_heard_opening()
+    encoder = generator.audio_encoder.requires_grad_(True)
+    speech, unseen = (mel_windows(args.data_root, split, args.filelists, hp) for split in ("train", "val"))
+    with torch.inference_mode():
+        scale = float(torch.cat([encoder(part) for part in unseen.split(512)]).std(0).mean())
+    optimiser = torch.optim.AdamW(encoder.parameters(), RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, args.steps)
+    encoder.train()
+    bar = tqdm(range(args.steps), unit="step")
+    for _ in bar:
+        mel = speech[torch.randint(len(speech), (BATCH,))]
+        with torch.no_grad():
+            wanted = FACTOR * teacher.standardised(mel)
+        gain = MAX_MEL_GAIN * (2 * torch.rand(len(mel), 1, 1, 1) - 1)
+        loss = F.mse_loss(openness(encoder((mel + gain).clamp(-4, 4)), scale), wanted)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    encoder.eval()
+    with torch.inference_mode():
+        said = torch.cat([openness(encoder(part), scale) for part in unseen.split(512)])
+        expected = torch.cat([teacher(part) for part in unseen.split(512)])
+    print(f"{args.outfile}: correlation with the teacher {correlation(said, expected):.3f} on unseen speakers")
+    save_checkpoint(args.outfile, generator)
+
+
+if __name__ == "__main__":
+    run_script(main)
