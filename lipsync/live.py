@@ -13,6 +13,7 @@ from hparams import hparams
 from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
+from lipsync.reference import reference_maker
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
@@ -64,6 +65,8 @@ class LipSyncStream:
         self._faces = [
             box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
         ]
+        maker = reference_maker(settings.reference)
+        self._references = [() if maker is None or face is None else (maker(face),) for face in self._faces]
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
@@ -114,7 +117,10 @@ class LipSyncStream:
         self._extend_mel(self._window_start(indices[-1]) + audio.MEL_STEP_SIZE)
         windows = [self._window_start(index) - self._first_mel for index in indices]
         with_face = [k for k, place in enumerate(places) if self._boxes[place]]
-        inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
+        inputs = [
+            (self._faces[place], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE], *self._references[place])
+            for k, place in ((k, places[k]) for k in with_face)
+        ]
         made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
         self.frame_index = indices.stop
         self._forget(self._window_start(indices.stop))

@@ -15,6 +15,7 @@ SMALLEST_DETECTOR_SIZE = 32  # pixels
 
 BLENDS = ("feather", "mouth", "paste")
 ENHANCE = ("none", "sharpen")
+REFERENCES = ("own", "closed")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
@@ -57,6 +58,12 @@ class InferenceOptions:
     )
     rotate: bool = option(False, "turn the video 90 degrees clockwise")
     nosmooth: bool = option(False, "do not average boxes over time")
+    reference: str = option(
+        "own",
+        "own shows the generator each frame itself, as published; closed the same with the most closed mouth so far, "
+        "so that less of the video's own mouth comes through",
+        choices=REFERENCES,
+    )
     blend: str = option(
         "feather",
         "feather melts the generated lower face into the frame; mouth the lips and what is around them only, so that "
@@ -100,7 +107,7 @@ class InferenceOptions:
         for name in ("face_det_batch_size", "wav2lip_batch_size", "resize_factor", "det_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}: use 1 or more")
-        for name in ("blend", "enhance", "preset", "no_face", "precision", "face_detector"):
+        for name in ("reference", "blend", "enhance", "preset", "no_face", "precision", "face_detector"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is '{getattr(self, name)}': use one of {', '.join(choices)}")

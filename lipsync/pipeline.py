@@ -27,6 +27,7 @@ from lipsync.compositing import compositor
 from lipsync.faces import spans
 from lipsync.locating import frame_limit, located_frames
 from lipsync.options import InferenceOptions
+from lipsync.reference import ClosedMouths, reference_maker
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads, in_parallel
 from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
@@ -69,6 +70,7 @@ class Task(NamedTuple):
     frame: np.ndarray  # (H, W, 3) uint8 BGR
     box: Box | None
     mel_window: np.ndarray  # (80, 16)
+    reference: tuple[np.ndarray, ...] = ()  # of the face, if it is not its own
 
 
 def run(options: InferenceOptions, progress: Progress | None = None, workers: int | None = None) -> InferenceResult:
@@ -156,7 +158,9 @@ def synced(
     def say(batch: list[Task]) -> list[Task]:
         with_face = [task for task in batch if task.box]
         with clock("generate"):
-            faces = generate([(synthesizer.fit(cut(task.frame, task.box)), task.mel_window) for task in with_face])
+            faces = generate([
+                (synthesizer.fit(cut(task.frame, task.box)), task.mel_window, *task.reference) for task in with_face
+            ])  # fmt: skip
         with clock("composite"):
             for task, face in zip(with_face, faces, strict=True):
                 put(task.frame, face, task.box)
@@ -164,6 +168,8 @@ def synced(
 
     located = located_frames(options, source, len(windows), threads, clock)
     tasks = batched(located, windows, batch_size, synthesizer.face_size)
+    if maker := reference_maker(options.reference):
+        tasks = with_references(tasks, maker, synthesizer)
     with closing(in_parallel(say, tasks, threads.workers, threads.limit)) as batches:
         for batch in batches:
             while batch:
@@ -183,6 +189,18 @@ def batched(
         while batch := list(islice(tasks, size)):
             yield batch
             del batch
+
+
+def with_references(
+    batches: Iterator[list[Task]], maker: ClosedMouths, synthesizer: Synthesizer
+) -> Iterator[list[Task]]:
+    """The same with the reference of each face, made in the order of the video."""
+    with closing(batches):
+        for batch in batches:
+            yield [
+                task._replace(reference=(maker(synthesizer.fit(cut(task.frame, task.box))),)) if task.box else task
+                for task in batch
+            ]
 
 
 def check_outfile(options: InferenceOptions) -> Path:

@@ -41,18 +41,20 @@ class Synthesizer:
         return crops.fit(crop, self.face_size)
 
     @torch.inference_mode()
-    def __call__(self, inputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    def __call__(self, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
         """Generate faces.
 
-        `inputs`: pairs of a face (H, W, 3) uint8 BGR of the generator's size and a mel window (80, 16) float32.
+        `inputs`: a face (H, W, 3) uint8 BGR of the generator's size and a mel window (80, 16) float32 each, and where
+        a face is not its own reference, the reference like the face.
         Returns as many faces (H, W, 3) uint8 BGR; fractions are cut off, as published.
         """
-        faces = np.stack([face for face, _ in inputs])
+        faces = np.stack([given[0] for given in inputs])
+        references = np.stack([given[2] if len(given) > 2 else given[0] for given in inputs])
         masked = faces.copy()
         masked[:, self.face_size[0] // 2 :] = 0
-        stacked = torch.from_numpy(np.concatenate((masked, faces), axis=3)).to(self._device)
+        stacked = torch.from_numpy(np.concatenate((masked, references), axis=3)).to(self._device)
         stacked = stacked.permute(0, 3, 1, 2).float() / 255  # (N, 6, H, W), channels last in memory
-        mels = torch.from_numpy(np.stack([mel for _, mel in inputs])[:, None]).to(self._device)  # (N, 1, 80, 16)
+        mels = torch.from_numpy(np.stack([given[1] for given in inputs])[:, None]).to(self._device)  # (N, 1, 80, 16)
         half = torch.autocast(self._device.type, self._dtype) if self._dtype else nullcontext()
         with half:
             generated = self._model(mels, stacked)

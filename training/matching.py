@@ -7,25 +7,23 @@ open one, and says with either what sounds closed and what sounds open. Nothing 
 wanted, and copying is wrong as often as right. The speech is drawn from all clips by how far open it sounds.
 """
 
-import cv2
 import numpy as np
 import torch
 
 from errors import InputError
 from models.checkpoint import load_heard_opening, load_seen_opening
 from models.opening import MouthOpening
+from mouths import pose_distance, with_mouth_of
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
 MIN_RANGE = 0.025  # eye distances between the 10th and 90th percentile of a clip's openings, for it to teach anything
 CANDIDATES = 3  # drawn for a mouth: the one nearest in pose is taken
-SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
 CLOSED, OPEN, ANY = range(3)
 REFERENCES = (CLOSED, CLOSED, OPEN, OPEN, ANY)  # mouths of the references of a sample's five frames
 TARGETS = (CLOSED, OPEN, CLOSED, OPEN, ANY)  # mouths of its targets, which the speech says
 TREMBLE = 0.02  # standard deviation of what is added to a frame's rank before speech of that rank is looked up
 BATCH = 2048  # mel windows heard at once
-ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
 
 class Matches:
@@ -72,7 +70,7 @@ class Matches:
         picked = []
         for among in (*np.array_split(order, 4)[:: 4 - 1], order):  # the most closed quarter, the most open, all
             drawn = rng.choice(among, min(CANDIDATES, len(among)), replace=False)
-            picked.append(min(drawn, key=lambda at: _pose_distance(source.face(at, self.img_size), pose)))
+            picked.append(min(drawn, key=lambda at: pose_distance(source.face(at, self.img_size), pose)))
         faces = np.stack([with_mouth_of(source.face(at, self.img_size), pose) for at in picked])
         wanted = np.clip(ranks[picked] + rng.normal(0, TREMBLE, len(picked)), 0, 1)
         mels = self._speech[np.round(wanted * (len(self._speech) - 1)).astype(int)]
@@ -100,38 +98,3 @@ def check_matched(share: float, sharded: bool) -> None:
         raise InputError("matched_share is a share of the samples, from 0 to 1")
     if share and sharded:
         raise InputError("matched_share needs all clips at hand: use a preprocessed tree or a pack, not shards")
-
-
-def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """The upper half of `pose` with the lower half of `face`, brought to its pose; (H, W, 3) uint8 both."""
-    height = pose.shape[0]
-    rows = np.arange(height) + 0.5
-    share = np.clip((rows - height / 2) / (SEAM * height) + 0.5, 0, 1)[:, None, None]
-    return (share * aligned(face, pose) + (1 - share) * pose + 0.5).astype(np.uint8)
-
-
-def aligned(face: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """A face (H, W, 3) uint8 moved and turned so that its upper half lies on another's; as it is where that fails.
-
-    Enhanced correlation coefficient (Evangelidis and Psarakis, 2008), which does not mind brightness.
-    """
-    height, width = to.shape[:2]
-    region = np.zeros((height, width), np.uint8)
-    region[height // 24 : height * 13 // 24, width // 12 : width * 11 // 12] = 255
-    grey = [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_BGR2GRAY) for picture in (to, face)]
-    matrix = np.eye(2, 3, dtype=np.float32)
-    try:
-        _, matrix = cv2.findTransformECC(*grey, matrix, cv2.MOTION_EUCLIDEAN, ALIGNMENT, region, 5)
-    except cv2.error:  # it did not converge
-        return face
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(
-        np.ascontiguousarray(face), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
-
-
-def _pose_distance(face: np.ndarray, other: np.ndarray) -> float:
-    """Mean difference of the upper parts of two faces, coarsely."""
-    top, step = face.shape[0] * 5 // 12, max(1, face.shape[0] // 24)
-    coarse = (picture[:top:step, ::step].astype(np.float32) for picture in (face, other))
-    return float(np.abs(np.subtract(*coarse)).mean())
