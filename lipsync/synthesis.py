@@ -34,9 +34,7 @@ class Synthesizer:
         self._device, self._dtype = device, PRECISIONS[precision]
         if device.type == "cpu" and self._dtype is None:
             count = cpu_batch(model.img_size)
-            self._model = for_cpu(
-                self._model, torch.empty(count, 1, 80, 16), torch.empty(count, 6, *model.img_size)
-            )
+            self._model = for_cpu(self._model, torch.empty(count, 1, 80, 16), torch.empty(count, 6, *model.img_size))
         if self._dtype is None:  # TF32 on a GPU rounds to 10 bits: not the published numbers
             torch.backends.cudnn.allow_tf32 = False
         self.face_size: tuple[int, int] = model.img_size  # (height, width) in pixels

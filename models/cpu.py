@@ -1,14 +1,11 @@
 """Folded networks in the forms that are quickest on a CPU, in float32."""
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from models.fuse import FoldedConv
-
-try:
-    from models.winograd import WinogradConv, quickest_form
-except ImportError:  # without llvmlite, which makes its machine code: then all convolutions are PyTorch's
-    quickest_form = None
 
 
 class CellConv(nn.Module):
@@ -45,20 +42,24 @@ def for_cpu(network: nn.Module, *inputs: Tensor) -> nn.Module:
         network: from `fold_batch_norm`.
         inputs: what it is called with; of any values.
     """
-    for conv, (pictures, _, *size) in _input_shapes(network, inputs).items():
-        quick = _quick(conv, pictures, tuple(size))
+    for conv, (_, _, *size) in _input_shapes(network, tuple(given[:1] for given in inputs)).items():
+        quick = _quick(conv, len(inputs[0]), tuple(size))
         if quick is not None:
             parent, _, name = _name_of(network, conv).rpartition(".")
             setattr(network.get_submodule(parent), name, quick)
     return network
 
 
-def _quick(folded: FoldedConv, pictures: int, size: tuple[int, int]) -> nn.Module | None:
+def _quick(folded: FoldedConv, pictures: int, size: tuple[int, ...]) -> nn.Module | None:
     conv = folded.conv
     seen = (1, 1) if isinstance(conv, nn.ConvTranspose2d) else conv.kernel_size
     if size == seen and conv.padding == (0, 0) and not folded.residual and not any(conv.output_padding):
         return CellConv(conv)
-    form = quickest_form(conv, pictures, size) if quickest_form else None
+    try:
+        from models.winograd import WinogradConv, quickest_form
+    except ImportError:  # without llvmlite, which makes its machine code, PyTorch computes the convolution
+        return None
+    form = quickest_form(conv, pictures, size)
     return form and WinogradConv(conv, folded.residual, form)
 
 
@@ -67,15 +68,20 @@ def _name_of(network: nn.Module, wanted: nn.Module) -> str:
 
 
 def _input_shapes(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[FoldedConv, tuple[int, ...]]:
-    """The shape that each folded convolution is given; nothing is computed."""
+    """The shape that each folded convolution is given. No convolution is computed: its output is made up."""
     shapes = {}
 
-    def note(module: nn.Module, given: tuple[Tensor]) -> None:
-        shapes[module] = tuple(given[0].shape)
+    def made_up(conv: FoldedConv, x: Tensor) -> Tensor:
+        shapes[conv] = tuple(x.shape)
+        return x.new_zeros(1).expand(x.size(0), conv.conv.out_channels, *conv.output_size(tuple(x.shape[2:])))
 
-    hooks = [module.register_forward_pre_hook(note) for module in network.modules() if isinstance(module, FoldedConv)]
-    shapeless = {name: value.to("meta") for name, value in network.state_dict().items()}
-    functional_call(network, shapeless, tuple(given.to("meta") for given in inputs))
-    for hook in hooks:
-        hook.remove()
+    convolutions = [module for module in network.modules() if isinstance(module, FoldedConv)]
+    for conv in convolutions:
+        conv.forward = partial(made_up, conv)
+    try:
+        with torch.inference_mode():
+            network(*inputs)
+    finally:
+        for conv in convolutions:
+            del conv.forward
     return shapes

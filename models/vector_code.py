@@ -6,7 +6,6 @@ They hold a tile's values in vector registers. The same in PyTorch's operations 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
 
 import numpy as np
 from llvmlite import binding, ir
@@ -152,8 +151,8 @@ class TileLoop:
         return function
 
 
-@cache
 def _machine() -> binding.TargetMachine:
+    """Each engine owns one."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     target = binding.Target.from_default_triple()

@@ -25,6 +25,7 @@ FLOAT = 4  # bytes
 # What reading a matrix of weights costs, in rows of the matrix product that it serves (the forms' costs then follow
 # the times measured on sizes of 3 to 96 pixels, 16 to 1024 channels and batches of 2 and 8; AVX-512).
 WEIGHT_ROWS = 40
+LEAST_SHARED = 2**18  # values of a transform for each thread: less is done sooner than another thread has started
 LEAST_GROWN = 64  # output channels from which a transposed convolution gains: with fewer, tiles cost what is saved
 
 Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -194,22 +195,20 @@ class WinogradConv(nn.Module):
                 arrays = at, self.bias.data_ptr(), x.data_ptr(), out.data_ptr(), spare.ctypes.data
                 write(*arrays, *grown, cout, *tiles, start, stop, rows * cout)
 
-            _shared_out(transform_input, first, end, threads)
+            _shared_out(transform_input, first, end, min(threads, values.size // LEAST_SHARED))
             matrices = torch.from_numpy(values).view(products, rows, cin)
             torch.bmm(matrices, self.weight, out=torch.from_numpy(sums).view(products, rows, cout))
-            _shared_out(transform_output, first, end, threads)
+            _shared_out(transform_output, first, end, min(threads, sums.size // LEAST_SHARED))
         return out
 
 
 @cache
 def _machine_code(form: Form, residual: bool) -> Future[tuple[Callable[..., None], Callable[..., None]]]:
-    """Transforms of the input and of the output, made in another thread: it takes a tenth of a second each."""
-    return _compiler().submit(lambda: (_input_code(form), _output_code(form, residual)))
-
-
-@cache
-def _compiler() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1)
+    """Transforms of the input and of the output, made in another thread: it takes a tenth of a second."""
+    compiler = ThreadPoolExecutor(1)
+    made = compiler.submit(lambda: (_input_code(form), _output_code(form, residual)))
+    compiler.shutdown(wait=False)
+    return made
 
 
 @cache
@@ -272,7 +271,7 @@ def _workspace(size: int) -> np.ndarray:
 
 def _shared_out(work: Callable[[int, int], None], first: int, end: int, threads: int) -> None:
     """`work(first, end)`, divided among threads."""
-    if threads == 1:
+    if threads < 2:
         work(first, end)
         return
     bounds = [first + (end - first) * part // threads for part in range(threads + 1)]
