@@ -1,6 +1,7 @@
 """Machine code for this processor, made at run time: loops over the tiles of pictures, which no library offers.
 
-They hold a tile's values in vector registers. The same in PyTorch's operations would read and write memory for each.
+They read and write each value once, many channels in one instruction; PyTorch's operations would go through memory
+for every step. What a tile needs is written as loops, not in full, so that the code is made in a moment.
 """
 
 import ctypes
@@ -13,14 +14,13 @@ from llvmlite import binding, ir
 LANES = 16  # channels in a vector: a register of AVX-512, several of a processor with narrower ones
 
 _INDEX, _FLOAT = ir.IntType(64), ir.FloatType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+_ADDRESS = _FLOAT.as_pointer()
+VECTOR = ir.VectorType(_FLOAT, LANES)
 _NUMBERS = 8
 _ALIGN = 4  # bytes; of a float, for vectors start anywhere
 _FUSED = ("contract",)  # a product and a sum may become one instruction
 
 Address = ir.Value
-Place = tuple[ir.Value, ir.Value]
-"""Of a pixel: its distance from the first one in floats, and whether it is in the picture."""
 
 
 class TileLoop:
@@ -31,13 +31,13 @@ class TileLoop:
     Tiles are counted over all pictures. A matrix has a row of all channels for each tile.
 
     Args:
+        module: that it becomes a part of.
         arrays: how many arrays it works on.
     """
 
-    def __init__(self, arrays: int):
-        kind = ir.FunctionType(ir.VoidType(), [_FLOAT.as_pointer()] * arrays + [_INDEX] * _NUMBERS)
-        self._module = ir.Module()
-        self._function = ir.Function(self._module, kind, "tiles")
+    def __init__(self, module: ir.Module, arrays: int):
+        kind = ir.FunctionType(ir.VoidType(), [_ADDRESS] * arrays + [_INDEX] * _NUMBERS)
+        self._function = ir.Function(module, kind, module.get_unique_name("tiles"))
         self._build = ir.IRBuilder(self._function.append_basic_block())
         self.arrays: Sequence[Address] = self._function.args[:arrays]
         numbers = self._function.args[arrays:]
@@ -47,14 +47,18 @@ class TileLoop:
 
     def tiles(self) -> AbstractContextManager[ir.Value]:
         """A loop around what is written in this context: the number of the tile."""
-        return self._counting(self._first, self._end, 1)
+        return self._counting(self._first, self._end)
 
     def vectors(self) -> AbstractContextManager[ir.Value]:
         """A loop around what is written in this context: the first of the next `LANES` channels."""
         return self._counting(_INDEX(0), self._channels, LANES)
 
+    def places(self, count: int) -> AbstractContextManager[ir.Value]:
+        """A loop around what is written in this context: a row or column of a tile."""
+        return self._counting(_INDEX(0), _INDEX(count))
+
     @contextmanager
-    def _counting(self, start: ir.Value, end: ir.Value, step: int) -> Iterator[ir.Value]:
+    def _counting(self, start: ir.Value, end: ir.Value, step: int = 1) -> Iterator[ir.Value]:
         build, before = self._build, self._build.block
         body, after = self._function.append_basic_block(), self._function.append_basic_block()
         build.cbranch(build.icmp_signed("<", start, end), body, after)
@@ -67,38 +71,63 @@ class TileLoop:
         build.cbranch(build.icmp_signed("<", following, end), body, after)
         build.position_at_end(after)
 
-    def pixels(self, tile: ir.Value, step: int, margin: int, size: int) -> list[list[Place]]:
-        """The size x size pixels from `margin` above and left of a tile, where tiles are `step` pixels apart."""
+    def table(self, kind: ir.Type, count: int) -> ir.Value:
+        """Memory of the function's own."""
+        with self._build.goto_entry_block():
+            return self._build.alloca(kind, count)
+
+    def find_pixels(
+        self, tile: ir.Value, step: int, margin: int, size: int, arrays: Sequence[tuple[Address, Address]]
+    ) -> list[ir.Value]:
+        """Tables of addresses, for each array, of the size x size pixels from `margin` above and left of a tile.
+
+        Tiles are `step` pixels apart. `arrays`: each with the address that stands for pixels outside of the picture.
+        """
         build = self._build
+        tables = [self.table(_ADDRESS, size * size) for _ in arrays]
         per_picture = build.mul(self._down, self._across)
         picture, place = build.sdiv(tile, per_picture), build.srem(tile, per_picture)
         corner = build.sdiv(place, self._across), build.srem(place, self._across)
         top, left = (build.sub(build.mul(cell, _INDEX(step)), _INDEX(margin)) for cell in corner)
-        rows = [build.add(top, _INDEX(i)) for i in range(size)]
-        columns = [build.add(left, _INDEX(j)) for j in range(size)]
-        # unsigned, so that places before the first are beyond the last
-        row_inside = [build.icmp_unsigned("<", row, self._height) for row in rows]
-        column_inside = [build.icmp_unsigned("<", column, self._width) for column in columns]
         above = build.mul(picture, self._height)
-        starts = [build.mul(build.add(above, row), self._width) for row in rows]
-        return [
-            [
-                (build.mul(build.add(start, column), self._channels), build.and_(in_row, in_column))
-                for column, in_column in zip(columns, column_inside, strict=True)
-            ]
-            for start, in_row in zip(starts, row_inside, strict=True)
-        ]
+        with self.places(size) as i:
+            row = build.add(top, i)
+            in_rows = build.icmp_unsigned(
+                "<", row, self._height
+            )  # unsigned: what is before the first is beyond the last
+            start = build.mul(build.add(above, row), self._width)
+            with self.places(size) as j:
+                column = build.add(left, j)
+                inside = build.and_(in_rows, build.icmp_unsigned("<", column, self._width))
+                distance = build.mul(build.add(start, column), self._channels)
+                for table, (array, outside) in zip(tables, arrays, strict=True):
+                    address = build.select(inside, build.gep(array, [distance]), outside)
+                    build.store(address, build.gep(table, [self.at(i, size, j)]))
+        return tables
 
-    def pixel(self, place: Place, array: Address, outside: Address) -> Address:
-        """Of a pixel's channels in an array; `outside` for those that are not in the picture."""
-        distance, inside = place
-        return self._build.select(inside, self._build.gep(array, [distance]), outside)
+    def at(self, i: ir.Value | int, width: int, j: ir.Value | int) -> ir.Value:
+        """i x width + j"""
+        i, j = (value if isinstance(value, ir.Value) else _INDEX(value) for value in (i, j))
+        return self._build.add(self._build.mul(i, _INDEX(width)), j)
 
-    def rows(self, tile: ir.Value, matrices: Address, count: int) -> list[Address]:
-        """Of a tile's row in each of `count` matrices."""
+    def found(self, table: ir.Value, place: ir.Value) -> Address:
+        return self._build.load(self._build.gep(table, [place]))
+
+    def rows(self, tile: ir.Value, matrices: Address, first: ir.Value, count: int, by: int = 1) -> list[Address]:
+        """Of a tile's row in `count` matrices, every `by`-th from the first."""
         build = self._build
         row = build.mul(build.sub(tile, self._first), self._channels)
-        return [build.gep(matrices, [build.add(row, build.mul(_INDEX(i), self._step))]) for i in range(count)]
+        addresses = [build.gep(matrices, [build.add(row, build.mul(first, self._step))])]
+        between = build.mul(self._step, _INDEX(by))
+        while len(addresses) < count:
+            addresses.append(build.gep(addresses[-1], [between]))
+        return addresses
+
+    def kept(self, table: ir.Value, place: ir.Value) -> ir.Value:
+        return self._build.load(self._build.gep(table, [place]))
+
+    def keep(self, value: ir.Value, table: ir.Value, place: ir.Value) -> None:
+        self._build.store(value, self._build.gep(table, [place]))
 
     def load(self, address: Address, channel: ir.Value) -> ir.Value:
         return self._build.load(self._vector_at(address, channel), align=_ALIGN)
@@ -107,52 +136,54 @@ class TileLoop:
         self._build.store(value, self._vector_at(address, channel), align=_ALIGN)
 
     def _vector_at(self, address: Address, channel: ir.Value) -> Address:
-        return self._build.bitcast(self._build.gep(address, [channel]), _VECTOR.as_pointer())
+        return self._build.bitcast(self._build.gep(address, [channel]), VECTOR.as_pointer())
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self._build.fadd(a, b)
 
     def relu(self, value: ir.Value) -> ir.Value:
         """As PyTorch's: what is not a number stays that."""
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        zero = ir.Constant(VECTOR, [0.0] * LANES)
         return self._build.select(self._build.fcmp_ordered("<", value, zero), zero, value)
 
-    def transformed(self, matrix: np.ndarray, square: Sequence[Sequence[ir.Value]]) -> list[list[ir.Value]]:
-        """matrix x square x transposed matrix, in each lane."""
-        columns = [self._product(matrix, column) for column in zip(*square, strict=True)]
-        return [self._product(matrix, row) for row in zip(*columns, strict=True)]
-
-    def _product(self, matrix: np.ndarray, values: Sequence[ir.Value]) -> list[ir.Value]:
+    def product(self, matrix: np.ndarray, values: Sequence[ir.Value]) -> list[ir.Value]:
+        """A matrix, of at least one number other than 0 in a row, and a vector's product, in each lane."""
         return [self._sum(row, values) for row in matrix.tolist()]
 
     def _sum(self, factors: Sequence[float], values: Sequence[ir.Value]) -> ir.Value:
-        """Sum of products; at least one factor is not 0."""
         build, total = self._build, None
         for factor, value in sorted(zip(factors, values, strict=True), key=lambda term: abs(term[0]) != 1):
             if factor == 0:
                 continue
             if abs(factor) != 1:
-                value = build.fmul(value, ir.Constant(_VECTOR, [abs(factor)] * LANES), flags=_FUSED)
+                value = build.fmul(value, ir.Constant(VECTOR, [abs(factor)] * LANES), flags=_FUSED)
             if total is None:
                 total = value if factor > 0 else build.fneg(value)
             else:
                 total = (build.fadd if factor > 0 else build.fsub)(total, value, flags=_FUSED)
         return total
 
-    def finished(self) -> Callable[..., None]:
-        """The function as machine code. It lets go of Python's lock while it runs."""
+    def finish(self) -> tuple[str, int]:
+        """End the function: its name, and how many arrays it takes."""
         self._build.ret_void()
-        module = binding.parse_assembly(str(self._module))
-        engine = binding.create_mcjit_compiler(module, _machine())  # LLVM's passes over the text gain nothing here
-        engine.finalize_object()
-        kinds = [ctypes.c_void_p] * len(self.arrays) + [ctypes.c_int64] * _NUMBERS
-        function = ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address("tiles"))
-        function.owner = engine  # of the code, which lives as long as the function
-        return function
+        return self._function.name, len(self.arrays)
+
+
+def compiled(module: ir.Module, functions: Sequence[tuple[str, int]]) -> list[Callable[..., None]]:
+    """A module's finished functions as machine code. They let go of Python's lock while they run."""
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), _machine())
+    engine.finalize_object()
+    callables = []
+    for name, arrays in functions:
+        kinds = [ctypes.c_void_p] * arrays + [ctypes.c_int64] * _NUMBERS
+        function = ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))
+        function.owner = engine  # of the code, which lives as long as its functions
+        callables.append(function)
+    return callables
 
 
 def _machine() -> binding.TargetMachine:
-    """Each engine owns one."""
+    """A new one, which its engine owns. LLVM's passes over the code gain nothing here, so that none are run."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     target = binding.Target.from_default_triple()

@@ -15,9 +15,10 @@ from functools import cache
 
 import numpy as np
 import torch
+from llvmlite import ir
 from torch import Tensor, nn
 
-from models.vector_code import LANES, TileLoop
+from models.vector_code import LANES, VECTOR, TileLoop, compiled
 
 TAPS = 3
 BLOCK = 144  # tiles at once: 72 to 288 are about as fast; fewer make the products slow, more take memory
@@ -203,10 +204,15 @@ class WinogradConv(nn.Module):
 
 
 @cache
-def _machine_code(form: Form, residual: bool) -> Future[tuple[Callable[..., None], Callable[..., None]]]:
-    """Transforms of the input and of the output, made in another thread: it takes a tenth of a second."""
+def _machine_code(form: Form, residual: bool) -> Future[list[Callable[..., None]]]:
+    """Transforms of the input and of the output, made in another thread meanwhile."""
+
+    def make() -> list[Callable[..., None]]:
+        module = ir.Module()
+        return compiled(module, [_write_input_code(module, form), _write_output_code(module, form, residual)])
+
     compiler = ThreadPoolExecutor(1)
-    made = compiler.submit(lambda: (_input_code(form), _output_code(form, residual)))
+    made = compiler.submit(make)
     compiler.shutdown(wait=False)
     return made
 
@@ -216,47 +222,50 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count())
 
 
-@cache
-def _input_code(form: Form) -> Callable[..., None]:
+def _write_input_code(module: ir.Module, form: Form) -> tuple[str, int]:
     """Arrays: pictures, zeros for what lies around them, matrices."""
-    loop = TileLoop(3)
+    loop = TileLoop(module, 3)
     pictures, zeros, matrices = loop.arrays
+    products, size = form.input.shape
+    half_done = loop.table(VECTOR, products * size)
     with loop.tiles() as tile:
-        pixels = loop.pixels(tile, form.step, form.margin, form.input.shape[1])
-        sources = [[loop.pixel(place, pictures, zeros) for place in row] for row in pixels]
-        targets = iter(loop.rows(tile, matrices, form.products))
+        (pixels,) = loop.find_pixels(tile, form.step, form.margin, size, [(pictures, zeros)])
         with loop.vectors() as channel:
-            square = [[loop.load(source, channel) for source in row] for row in sources]
-            for row in loop.transformed(form.input, square):
-                for value in row:
-                    loop.store(value, next(targets), channel)
-    return loop.finished()
+            with loop.places(size) as j:
+                column = [loop.load(loop.found(pixels, loop.at(i, size, j)), channel) for i in range(size)]
+                for i, value in enumerate(loop.product(form.input, column)):
+                    loop.keep(value, half_done, loop.at(i, size, j))
+            with loop.places(products) as i:
+                row = [loop.kept(half_done, loop.at(i, size, j)) for j in range(size)]
+                rows = loop.rows(tile, matrices, loop.at(i, products, 0), products)
+                for value, address in zip(loop.product(form.input, row), rows, strict=True):
+                    loop.store(value, address, channel)
+    return loop.finish()
 
 
-@cache
-def _output_code(form: Form, residual: bool) -> Callable[..., None]:
+def _write_output_code(module: ir.Module, form: Form, residual: bool) -> tuple[str, int]:
     """Arrays: matrices, bias, pictures to add, pictures to make, and memory for pixels that are not in them."""
-    loop = TileLoop(5)
+    loop = TileLoop(module, 5)
     matrices, bias, added, made, spare = loop.arrays
-    outputs, products = form.output.shape
+    size, products = form.output.shape
+    half_done = loop.table(VECTOR, size * products)
     with loop.tiles() as tile:
-        pixels = loop.pixels(tile, outputs, 0, outputs)
-        targets = [[loop.pixel(place, made, spare) for place in row] for row in pixels]
-        terms = [[loop.pixel(place, added, bias) for place in row] for row in pixels] if residual else []
-        sources = loop.rows(tile, matrices, form.products)
+        targets, terms = loop.find_pixels(tile, size, 0, size, [(made, spare), (added, bias)])
         with loop.vectors() as channel:
-            square = [
-                [loop.load(source, channel) for source in sources[start : start + products]]
-                for start in range(0, form.products, products)
-            ]
+            with loop.places(products) as j:
+                rows = loop.rows(tile, matrices, j, products, by=products)
+                column = [loop.load(address, channel) for address in rows]
+                for i, value in enumerate(loop.product(form.output, column)):
+                    loop.keep(value, half_done, loop.at(i, products, j))
             shift = loop.load(bias, channel)
-            for i, row in enumerate(loop.transformed(form.output, square)):
-                for j, value in enumerate(row):
+            with loop.places(size) as i:
+                row = [loop.kept(half_done, loop.at(i, products, j)) for j in range(products)]
+                for j, value in enumerate(loop.product(form.output, row)):
                     value = loop.add(value, shift)
                     if residual:
-                        value = loop.add(value, loop.load(terms[i][j], channel))
-                    loop.store(loop.relu(value), targets[i][j], channel)
-    return loop.finished()
+                        value = loop.add(value, loop.load(loop.found(terms, loop.at(i, size, j)), channel))
+                    loop.store(loop.relu(value), loop.found(targets, loop.at(i, size, j)), channel)
+    return loop.finish()
 
 
 _local = threading.local()
