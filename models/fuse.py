@@ -45,9 +45,6 @@ def fold_batch_norm(network: Network) -> Network:
     """
     if network.training:
         raise ValueError("batch norm can only be folded in a network that is in eval mode")
-    folded = copy.deepcopy(network).requires_grad_(False)
-    for parent in list(folded.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Conv2d | Conv2dTranspose):
-                setattr(parent, name, FoldedConv(child))
-    return folded.eval()
+    blocks = [module for module in network.modules() if isinstance(module, Conv2d | Conv2dTranspose)]
+    replaced = {id(block): FoldedConv(block) for block in blocks}  # for deepcopy, as if it had copied these already
+    return copy.deepcopy(network, replaced).requires_grad_(False).eval()

@@ -92,9 +92,7 @@ class TileLoop:
         above = build.mul(picture, self._height)
         with self.places(size) as i:
             row = build.add(top, i)
-            in_rows = build.icmp_unsigned(
-                "<", row, self._height
-            )  # unsigned: what is before the first is beyond the last
+            in_rows = build.icmp_unsigned("<", row, self._height)  # what is before the first is beyond the last so
             start = build.mul(build.add(above, row), self._width)
             with self.places(size) as j:
                 column = build.add(left, j)
@@ -102,16 +100,13 @@ class TileLoop:
                 distance = build.mul(build.add(start, column), self._channels)
                 for table, (array, outside) in zip(tables, arrays, strict=True):
                     address = build.select(inside, build.gep(array, [distance]), outside)
-                    build.store(address, build.gep(table, [self.at(i, size, j)]))
+                    self.keep(address, table, self.at(i, size, j))
         return tables
 
     def at(self, i: ir.Value | int, width: int, j: ir.Value | int) -> ir.Value:
         """i x width + j"""
         i, j = (value if isinstance(value, ir.Value) else _INDEX(value) for value in (i, j))
         return self._build.add(self._build.mul(i, _INDEX(width)), j)
-
-    def found(self, table: ir.Value, place: ir.Value) -> Address:
-        return self._build.load(self._build.gep(table, [place]))
 
     def rows(self, tile: ir.Value, matrices: Address, first: ir.Value, count: int, by: int = 1) -> list[Address]:
         """Of a tile's row in `count` matrices, every `by`-th from the first."""

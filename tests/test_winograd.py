@@ -103,7 +103,7 @@ def test_the_rule_takes_small_tiles_for_small_pictures_and_leaves_other_kinds_al
     others = [
         same(6, 16),
         same(16, 24),
-        grown(64, 32),
+        grown(64, 24),
         nn.Conv2d(16, 16, 3, 2, 1),
         nn.Conv2d(16, 16, 3, 1, 0),
         nn.Conv2d(16, 16, 3, 1, 1, groups=2),
