@@ -124,9 +124,9 @@ DOUBLING = (
 def quickest_form(conv: nn.Module, pictures: int, size: tuple[int, int]) -> Form | None:
     """The form to compute a convolution in, for `pictures` of (height, width); None if direct convolution is better.
 
-    It is the one with the fewest multiplications, those counted for which weights must be read. Layer by layer, those of
-    the generators of width 0.5 and 1.0 took 0.3 to 0.9 of the time of direct convolution, but for transposed ones with
-    few channels: between 0.8 and 1.15. In whole networks those gained, too.
+    It is the one with the fewest multiplications, those counted for which weights must be read. Layer by layer, the
+    generators of width 0.5 and 1.0 took 0.3 to 0.9 of the time of direct convolution, but in transposed ones with few
+    channels 0.8 to 1.15. In whole networks those gained, too.
     """
     if conv.kernel_size != (TAPS, TAPS) or conv.padding != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
         return None
