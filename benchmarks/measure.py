@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -29,23 +30,33 @@ class Spread:
 def repeated(function: Callable[[], object], times: int, per: int = 1) -> Spread:
     """Seconds of a call over `per`, `times` times, after one call that does not count."""
     function()
-    values = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        values.append((time.perf_counter() - start) / per)
-    return Spread(tuple(values))
+    return Spread(tuple(_seconds(function) / per for _ in range(times)))
 
 
-def matrix_rate(times: int) -> Spread:
-    """Floating-point operations a second in products of large float32 matrices, on all cores, in 1e9."""
+def beside_products(function: Callable[[], object], times: int, per: int = 1) -> tuple[Spread, Spread]:
+    """Seconds of a call over `per`, and in turns with the calls 1e9 floating-point operations a second in products of
+    large float32 matrices on all cores: the mean of before and after each, for machines change their pace."""
     a, b = torch.rand(MATRIX_SIZE, MATRIX_SIZE), torch.rand(MATRIX_SIZE, MATRIX_SIZE)
-    seconds = repeated(lambda: a @ b, times)
-    return Spread(tuple(2 * MATRIX_SIZE**3 / value / 1e9 for value in seconds.values))
+    function(), a @ b
+    products, values = [_seconds(lambda: a @ b)], []
+    for _ in range(times):
+        values.append(_seconds(function) / per)
+        products.append(_seconds(lambda: a @ b))
+    rates = [4 * MATRIX_SIZE**3 / (before + after) / 1e9 for before, after in pairwise(products)]
+    return Spread(tuple(values)), Spread(tuple(rates))
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def operations(network: nn.Module, *inputs: torch.Tensor) -> float:
-    """Floating-point operations of a network's convolutions for these inputs, two a multiplication, in 1e9."""
+    """Floating-point operations of a network's convolutions for these inputs, two a multiplication, in 1e9.
+
+    Counted as direct convolution, whatever way they are computed in.
+    """
     counts = []
 
     def count(module: nn.Module, given: tuple, made: torch.Tensor) -> None:

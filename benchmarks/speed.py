@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import material
 from benchmarks.material import FPS, make_clip, make_speech
-from benchmarks.measure import Spread, matrix_rate, operations, repeated
+from benchmarks.measure import Spread, beside_products, operations, repeated
 from benchmarks.published import published_procedure
 from lipsync.batching import Batches
 from lipsync.compositing import feather
@@ -52,14 +52,8 @@ def main(args: Namespace, folder: Path) -> None:
         clip = make_clip(args.face, folder / f"{height}.mp4", height, args.seconds)
         options = InferenceOptions(clip, speech, args.checkpoint_path, folder / "out.mp4")
         print(f"\n{args.seconds:g} s of {height}p at {FPS} frames a second")
-        limit = matrix_rate(args.repeats)
-        print(f"{'machine':12} {limit.show(0)} GFLOP/s in a large float32 matrix product")
-        for name, seconds, gflop in stages(options, args.repeats, folder):
-            share = ""
-            if gflop:
-                rates = Spread(tuple(100 * gflop / value / limit.median for value in seconds.values))
-                share = f", {gflop:.2f} GFLOP a frame: {rates.show(0)} % of the matrix product's rate"
-            print(f"{name:12} {show(seconds)}{share}", flush=True)
+        for name, seconds, remark in stages(options, args.repeats, folder):
+            print(f"{name:12} {show(seconds)}{remark}", flush=True)
         whole = whole_runs(options, args.repeats)
         print(
             f"{'end to end':12} {show(whole)}: {Spread(tuple(1 / value for value in whole.values)).show()} frames a s"
@@ -80,8 +74,18 @@ def show(seconds: Spread) -> str:
     return Spread(tuple(1000 * value for value in seconds.values)).show()
 
 
+def share_of(limits: Spread, seconds: Spread, gflop: float) -> str:
+    """`limits`: GFLOP/s that the machine did at the time of each of `seconds` a frame of `gflop` GFLOP."""
+    pairs = zip(limits.values, seconds.values, strict=True)
+    shares = Spread(tuple(100 * gflop / value / limit for limit, value in pairs))
+    return (
+        f", {gflop:.2f} GFLOP a frame as direct convolution: {shares.show(0)} % of the rate of large float32 matrix"
+        f" products in between, {limits.show(0)} GFLOP/s"
+    )
+
+
 def stages(options: InferenceOptions, repeats: int, folder: Path):
-    """Name, seconds a frame, and GFLOP a frame where they are known, of each stage by itself on all cores."""
+    """Name, seconds a frame, and what else there is to say, of each stage by itself on all cores."""
     source = FrameSource(options)
     frames = list(islice(source.frames(), STAGE_FRAMES))
     count = len(frames)
@@ -90,7 +94,7 @@ def stages(options: InferenceOptions, repeats: int, folder: Path):
         for _ in islice(source.frames(), count):
             pass
 
-    yield "decode", repeated(decode, repeats, count), None
+    yield "decode", repeated(decode, repeats, count), ""
 
     glance = Batches(Glance(options.face_detector_size, "cpu", options.face_detector), 16, "")
     found: list = []
@@ -98,7 +102,7 @@ def stages(options: InferenceOptions, repeats: int, folder: Path):
     def detect() -> None:
         found[:] = find_faces(iter(frames), glance, options.det_every, 16)
 
-    yield "detect", repeated(detect, repeats, count), None
+    yield "detect", repeated(detect, repeats, count), ""
 
     boxes = [tuple(map(int, sighting.box)) for sighting in follow(found, count) if sighting.box is not None]
     boxes = [(max(0, x1), max(0, y1), x2, y2) for x1, y1, x2, y2 in boxes]
@@ -121,20 +125,21 @@ def stages(options: InferenceOptions, repeats: int, folder: Path):
                 for face in part
             ]
 
-        yield "generate", repeated(generate, repeats, len(inputs)), gflop
+        seconds, limits = beside_products(generate, repeats, len(inputs))
+    yield "generate", seconds, share_of(limits, seconds, gflop)
 
     def composite() -> None:
         for frame, face, box in zip(frames, faces, boxes, strict=False):
             feather(frame, face, box)
 
-    yield "composite", repeated(composite, repeats, len(faces)), None
+    yield "composite", repeated(composite, repeats, len(faces)), ""
 
     def encode() -> None:
         with VideoWriter(folder / "encoded.mp4", (source.height, source.width), source.fps) as writer:
             for frame in frames:
                 writer.write(frame)
 
-    yield "encode", repeated(encode, repeats, count), None
+    yield "encode", repeated(encode, repeats, count), ""
 
 
 def whole_runs(options: InferenceOptions, repeats: int) -> Spread:

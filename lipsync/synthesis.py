@@ -11,6 +11,7 @@ import torch
 import crops
 from errors import InputError
 from models.checkpoint import DEFAULT_GENERATOR, load_generator
+from models.cpu import for_cpu
 from models.fuse import fold_batch_norm
 
 CPU_BATCH = 8  # frames a batch on the CPU: larger ones are no faster and only come later
@@ -31,6 +32,9 @@ class Synthesizer:
         model = load_generator(checkpoint or DEFAULT_GENERATOR, device)
         self._model = fold_batch_norm(model).to(memory_format=torch.channels_last)
         self._device, self._dtype = device, PRECISIONS[precision]
+        if device.type == "cpu" and self._dtype is None:
+            count = cpu_batch(model.img_size)
+            self._model = for_cpu(self._model, torch.empty(count, 1, 80, 16), torch.empty(count, 6, *model.img_size))
         if self._dtype is None:  # TF32 on a GPU rounds to 10 bits: not the published numbers
             torch.backends.cudnn.allow_tf32 = False
         self.face_size: tuple[int, int] = model.img_size  # (height, width) in pixels

@@ -26,6 +26,15 @@ class FoldedConv(nn.Module):
             out += x
         return out.relu_()
 
+    def output_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """(height, width) of the output for that of the input."""
+        conv = self.conv
+        if isinstance(conv, nn.ConvTranspose2d):
+            terms = zip(size, conv.kernel_size, conv.stride, conv.padding, conv.output_padding, strict=True)
+            return tuple((side - 1) * step - 2 * edge + taps + more for side, taps, step, edge, more in terms)
+        terms = zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True)
+        return tuple((side + 2 * edge - taps) // step + 1 for side, taps, step, edge in terms)
+
 
 def fold_batch_norm(network: Network) -> Network:
     """A copy of `network` in which every block of convolution and batch norm is a `FoldedConv`.
@@ -36,9 +45,6 @@ def fold_batch_norm(network: Network) -> Network:
     """
     if network.training:
         raise ValueError("batch norm can only be folded in a network that is in eval mode")
-    folded = copy.deepcopy(network).requires_grad_(False)
-    for parent in list(folded.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Conv2d | Conv2dTranspose):
-                setattr(parent, name, FoldedConv(child))
-    return folded.eval()
+    blocks = [module for module in network.modules() if isinstance(module, Conv2d | Conv2dTranspose)]
+    replaced = {id(block): FoldedConv(block) for block in blocks}  # for deepcopy, as if it had copied these already
+    return copy.deepcopy(network, replaced).requires_grad_(False).eval()
