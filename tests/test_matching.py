@@ -12,7 +12,7 @@ from models.checkpoint import load_generator, load_heard_opening, save_checkpoin
 from training import hearing, losses, matching
 from training.clips import open_clips
 from training.data import GeneratorDataset, collate
-from training.matching import ANY, CLOSED, OPEN, REFERENCES, TARGETS, Matches, aligned, check_matched
+from training.matching import ANY, CLOSED, OPEN, REFERENCES, TARGETS, Matches, check_matched
 from training.memory import to_device
 from training.stages import GeneratorStage
 
@@ -58,19 +58,6 @@ def test_draws_repeat(clips):
 def test_still_mouths_teach_nothing(clips, monkeypatch):
     monkeypatch.setattr(matching, "MIN_RANGE", 1.0)
     assert matches(clips).sample(0, np.random.default_rng(0)) is None
-
-
-def test_faces_are_aligned_by_their_upper_half():
-    rng = np.random.default_rng(0)
-    face = np.kron(rng.integers(40, 215, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    moved = np.roll(face, (2, -3), (0, 1))
-    moved[60:] = 90  # another mouth does not matter
-    before, after = (
-        np.abs(x[10:50, 10:-10].astype(int) - face[10:50, 10:-10]).mean() for x in (moved, aligned(moved, face))
-    )
-    assert after < 0.4 * before
-    flat = np.full_like(face, 128)
-    assert np.array_equal(aligned(flat, face), flat)
 
 
 def test_loss_wants_the_speech_obeyed_and_the_reference_not_copied():

@@ -9,6 +9,7 @@ from lipsync import reference
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
 from lipsync.reference import KEPT, ClosedMouths, reference_maker
+from mouths import aligned
 
 
 class DarkMouth(torch.nn.Module):
@@ -47,6 +48,19 @@ def test_of_closed_mouths_the_one_in_the_nearest_pose_is_taken(closed_mouths):
     closed_mouths(face_with(150, seed=1))
     closed_mouths(face_with(145, seed=2))
     assert closed_mouths(face_with(10, seed=2))[76, 48, 0] == 145
+
+
+def test_faces_are_aligned_by_their_upper_half():
+    rng = np.random.default_rng(0)
+    face = np.kron(rng.integers(40, 215, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    moved = np.roll(face, (2, -3), (0, 1))
+    moved[60:] = 90  # another mouth does not matter
+    before, after = (
+        np.abs(x[10:50, 10:-10].astype(int) - face[10:50, 10:-10]).mean() for x in (moved, aligned(moved, face))
+    )
+    assert after < 0.4 * before
+    flat = np.full_like(face, 128)
+    assert np.array_equal(aligned(flat, face), flat)
 
 
 def test_own_is_the_default_and_makes_nothing():
