@@ -13,6 +13,7 @@ from benchmarks import material
 from benchmarks.material import FPS, make_clip, make_speech
 from benchmarks.measure import Spread, beside_products, operations, repeated
 from benchmarks.published import published_procedure
+from crops import cut, inside, with_aspect
 from lipsync.batching import Batches
 from lipsync.compositing import feather
 from lipsync.detection import Glance, find_faces
@@ -20,7 +21,7 @@ from lipsync.options import InferenceOptions
 from lipsync.pipeline import mel_windows, run
 from lipsync.source import FrameSource
 from lipsync.stages import Threads, in_parallel
-from lipsync.synthesis import CPU_BATCH, Synthesizer
+from lipsync.synthesis import Synthesizer, cpu_batch
 from lipsync.tracking import follow
 from lipsync.video import VideoWriter
 from models.checkpoint import DEFAULT_GENERATOR, load_generator
@@ -104,15 +105,15 @@ def stages(options: InferenceOptions, repeats: int, folder: Path):
 
     yield "detect", repeated(detect, repeats, count), ""
 
-    boxes = [tuple(map(int, sighting.box)) for sighting in follow(found, count) if sighting.box is not None]
-    boxes = [(max(0, x1), max(0, y1), x2, y2) for x1, y1, x2, y2 in boxes]
     synthesizer = Synthesizer(options.checkpoint_path, CPU)
+    boxes = [tuple(map(int, sighting.box)) for sighting in follow(found, count) if sighting.box is not None]
+    boxes = [with_aspect(inside(box, frames[0].shape[:2]), synthesizer.face_size) for box in boxes]
     windows = mel_windows(options.audio, source.fps)
     inputs = [
-        (synthesizer.fit(frame[y1:y2, x1:x2]), window)
-        for frame, window, (x1, y1, x2, y2) in zip(frames, windows, boxes, strict=False)
+        (synthesizer.fit(cut(frame, box)), window) for frame, window, box in zip(frames, windows, boxes, strict=False)
     ]
-    batches = [inputs[start : start + CPU_BATCH] for start in range(0, len(inputs), CPU_BATCH)]
+    most = cpu_batch(synthesizer.face_size)
+    batches = [inputs[start : start + most] for start in range(0, len(inputs), most)]
     network = load_generator(options.checkpoint_path or DEFAULT_GENERATOR)
     gflop = operations(network, torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, *network.img_size))
     faces: list = []

@@ -63,6 +63,22 @@ def _blurred(pictures: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(pictures, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
 
 
+def sharpness(faces: Tensor) -> Tensor:
+    """Mean square of the Laplacian of the brightness of pictures (B, 3, T, H, W) in [0, 1]: low where they are blurred.
+
+    Noise counts as sharpness: it says something beside PSNR and SSIM only.
+    """
+    grey = faces.float().mean(1)  # (B, T, H, W)
+    around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
+    return (around - 4 * grey[..., 1:-1, 1:-1]).square().mean()
+
+
+def mouth_of(faces: Tensor) -> Tensor:
+    """The mouth's part of face crops (..., H, W), a view."""
+    height, width = faces.shape[-2:]
+    return faces[..., _part(MOUTH_ROWS, height), _part(MOUTH_COLUMNS, width)]
+
+
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance of the Gaussians of two sets of features (n, D), (m, D): FID, for Inception's features.
 

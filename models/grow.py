@@ -20,6 +20,9 @@ from models.wav2lip import Wav2Lip
 
 REDUCE = torch.tensor([0.25, 0.5, 0.25])  # a stride-2 convolution with these: the mean of an even pixel's surroundings
 ENLARGE = torch.tensor([0.5, 1.0, 0.5])  # a stride-2 transposed convolution with these: linear interpolation
+# A convolution with these at twice the size takes out what changes from each pixel of the smaller picture to the next:
+# the grid that transposed convolutions leave in features, and that the smaller network's last convolution evens out.
+EVEN_OUT = torch.tensor([0.5, 0.0, 0.5])
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _hidden_again(
     output.weight[:, lost] = 0
     convolution.weight[carried] = 0
     convolution.bias[carried] = 0
-    convolution.weight[carried, torch.arange(len(carried)), 1, 1] = 1
+    convolution.weight[carried, torch.arange(len(carried))] = torch.outer(EVEN_OUT, EVEN_OUT)
     _keep_scale(large.output_block[0], mean[carried], deviation[carried], carried)
     passing = torch.arange(hidden - pictures, hidden)
     convolution.weight[passing, :inputs] = 0

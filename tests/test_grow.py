@@ -88,6 +88,26 @@ def test_a_grown_generator_starts_so_in_training_mode_too():
     assert (made - expected).abs().mean() < 0.1
 
 
+@torch.inference_mode()
+def test_a_grid_in_the_small_ones_features_stays_out_of_the_picture():
+    torch.manual_seed(0)
+    small, large = Wav2Lip(width=0.25).eval(), Wav2Lip((192, 192), 0.25)
+    convolution = small.output_block[0].conv_block[0]
+    convolution.weight[:] = convolution.weight.mean((2, 3), keepdim=True)  # evens grids out
+    grow(small, large.eval())
+    grid = 1.0 - 2 * (torch.arange(48) % 2)
+    features = 2 + torch.rand(1, convolution.in_channels, 1, 1) * (grid + grid[:, None])
+    grown = large.face_decoder_blocks[-1](features)
+    grown = torch.cat(
+        (grown, torch.zeros(1, large.output_block[0].conv_block[0].in_channels - grown.size(1), 96, 96)), 1
+    )
+    inner = slice(4, -4)
+    plain, made = (
+        picture[0, :, inner, inner].std((1, 2)) for picture in (small.output_block(features), large.output_block(grown))
+    )
+    assert (made < plain).all()
+
+
 def test_all_of_a_grown_network_learns(copying):
     large = Wav2Lip((192, 192), 0.125)
     grow(copying, large)

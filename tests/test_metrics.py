@@ -33,6 +33,23 @@ def test_ssim_is_that_of_scikit_image(size):
     assert float(metrics.ssim_lower(a, b)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_sharpness_falls_with_blur_and_forgives_light():
+    sharp = windows(0)
+    blurred = (sharp + sharp.roll(1, -1) + sharp.roll(1, -2) + sharp.roll((1, 1), (-1, -2))) / 4
+    assert metrics.sharpness(blurred) < 0.2 * metrics.sharpness(sharp)
+    assert float(metrics.sharpness(sharp + 0.3)) == pytest.approx(float(metrics.sharpness(sharp)), rel=1e-4)
+    ramp = torch.linspace(0, 1, 96).expand(1, 3, 5, 96, 96)
+    assert float(metrics.sharpness(ramp)) == pytest.approx(0, abs=1e-9)
+
+
+def test_mouth_is_where_motion_is_measured():
+    faces = np.zeros((100, 50, 3), np.uint8)
+    seen = faces.copy()
+    metrics.mouth_of(torch.from_numpy(seen).permute(2, 0, 1)).fill_(8)
+    assert metrics.mouth_motion(faces, seen) == 8
+    assert 0.2 < (seen > 0).mean() < 0.3
+
+
 def test_frechet_distance_of_gaussians():
     rng = np.random.default_rng(0)
     a = stats.multivariate_normal([0, 0, 0], np.diag([1.0, 4.0, 9.0])).rvs(50_000, rng)
