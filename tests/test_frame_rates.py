@@ -70,10 +70,14 @@ def test_time_stamps_of_a_result_are_in_step(tmp_path, monkeypatch, fps):
     write_clip(tmp_path / "face.mp4", [scene(i) for i in range(20)], fps=fps)
     sound = noise(4)
     audio.save_wav(sound, tmp_path / "speech.wav")
-    options = {"box": (20, 140, 60, 160), "checkpoint_path": tmp_path / "none.pth"}
-    result = run(
-        InferenceOptions(tmp_path / "face.mp4", tmp_path / "speech.wav", outfile=tmp_path / "o.mp4", **options)
+    options = InferenceOptions(
+        tmp_path / "face.mp4",
+        tmp_path / "speech.wav",
+        outfile=tmp_path / "o.mp4",
+        box=(20, 140, 60, 160),
+        checkpoint_path=tmp_path / "none.pth",
     )
+    result = run(options, workers=0)  # of several threads any may ask the painter first
     with av.open(str(result.outfile)) as container:
         stamps = np.array([float(frame.pts * frame.time_base) for frame in container.decode(video=0)])
     with av.open(str(result.outfile)) as container:
