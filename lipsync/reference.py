@@ -10,14 +10,13 @@ import torch
 from models.checkpoint import load_seen_opening
 from mouths import pose_distance, with_mouth_of
 
-KEPT = 48  # faces
-MOST_CLOSED = 6  # of them, among which the nearest in pose gives its mouth
+KEPT = 6  # faces, the most closed of all seen: the nearest in pose gives its mouth
 
 
 class ClosedMouths:
     """Gives each face, in the order of the video, the most closed mouth of those seen so far, in the face's own pose.
 
-    Of all faces seen the `KEPT` most closed ones are kept, so that memory does not grow.
+    Only the `KEPT` most closed ones are held, so that memory does not grow.
     """
 
     def __init__(self) -> None:
@@ -31,7 +30,7 @@ class ClosedMouths:
         self._kept.append((float(self._seen(picture)), face))
         self._kept.sort(key=lambda kept: kept[0])
         del self._kept[KEPT:]
-        closed = [other for _, other in self._kept[:MOST_CLOSED]]
+        closed = (other for _, other in self._kept)
         return with_mouth_of(min(closed, key=lambda other: pose_distance(other, face)), face)
 
 

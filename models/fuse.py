@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.conv import Conv2d, Conv2dTranspose
+from models.conv import Conv2d, Conv2dTranspose, output_size
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -32,8 +32,8 @@ class FoldedConv(nn.Module):
         if isinstance(conv, nn.ConvTranspose2d):
             terms = zip(size, conv.kernel_size, conv.stride, conv.padding, conv.output_padding, strict=True)
             return tuple((side - 1) * step - 2 * edge + taps + more for side, taps, step, edge, more in terms)
-        terms = zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True)
-        return tuple((side + 2 * edge - taps) // step + 1 for side, taps, step, edge in terms)
+        layers = zip(conv.kernel_size, conv.stride, conv.padding, strict=True)
+        return tuple(output_size([layer], side) for layer, side in zip(layers, size, strict=True))
 
 
 def fold_batch_norm(network: Network) -> Network:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from errors import InputError, run_script
 from hparams import HParams, hparams
@@ -23,10 +22,11 @@ from models.checkpoint import load_generator, load_heard_opening, save_checkpoin
 from training.augment import MAX_MEL_GAIN
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
-from training.opening import correlation
+from training.opening import correlation, descend
 
 BATCH = 128
 RATE = 2e-3  # the highest of the cycle
+WEIGHT_DECAY = 0.01
 FACTOR = 2.0  # on what is heard, in standard deviations of real openings
 
 
@@ -62,22 +62,15 @@ def main() -> None:
     speech, unseen = (mel_windows(args.data_root, split, args.filelists, hp) for split in ("train", "val"))
     with torch.inference_mode():
         scale = float(torch.cat([encoder(part) for part in unseen.split(512)]).std(0).mean())
-    optimiser = torch.optim.AdamW(encoder.parameters(), RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, args.steps)
-    encoder.train()
-    bar = tqdm(range(args.steps), unit="step")
-    for _ in bar:
+
+    def loss() -> Tensor:
         mel = speech[torch.randint(len(speech), (BATCH,))]
         with torch.no_grad():
             wanted = FACTOR * teacher.standardised(mel)
         gain = MAX_MEL_GAIN * (2 * torch.rand(len(mel), 1, 1, 1) - 1)
-        loss = F.mse_loss(openness(encoder((mel + gain).clamp(-4, 4)), scale), wanted)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    encoder.eval()
+        return F.mse_loss(openness(encoder((mel + gain).clamp(-4, 4)), scale), wanted)
+
+    descend(encoder, args.steps, RATE, WEIGHT_DECAY, loss)
     with torch.inference_mode():
         said = torch.cat([openness(encoder(part), scale) for part in unseen.split(512)])
         expected = torch.cat([teacher(part) for part in unseen.split(512)])

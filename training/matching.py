@@ -67,8 +67,9 @@ class Matches:
             return None
         source = self.clips[clip]
         order, pose = np.argsort(ranks), source.face(int(rng.integers(len(ranks))), self.img_size)
+        quarters = np.array_split(order, 4)
         picked = []
-        for among in (*np.array_split(order, 4)[:: 4 - 1], order):  # the most closed quarter, the most open, all
+        for among in (quarters[0], quarters[-1], order):  # CLOSED, OPEN, ANY
             drawn = rng.choice(among, min(CANDIDATES, len(among)), replace=False)
             picked.append(min(drawn, key=lambda at: pose_distance(source.face(at, self.img_size), pose)))
         faces = np.stack([with_mouth_of(source.face(at, self.img_size), pose) for at in picked])

@@ -104,14 +104,23 @@ def learn(network: nn.Module, data: Labelled, plan: Plan, seed: int, device: tor
     """Smooth L1 of standardised openings, over random batches that `plan.varied` changes at random."""
     draw = torch.Generator().manual_seed(seed)
     expected = data.standardised
-    optimiser = torch.optim.AdamW(network.parameters(), plan.rate, weight_decay=plan.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.rate, plan.steps)
-    network.train()
-    bar = tqdm(range(plan.steps), desc=type(network).__name__, unit="step")
-    for _ in bar:
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(expected), (plan.batch,), generator=draw)
         shown = plan.varied(data.shown[chosen].to(device).float())
-        loss = F.smooth_l1_loss(network.standardised(shown), expected[chosen].to(device))
+        return F.smooth_l1_loss(network.standardised(shown), expected[chosen].to(device))
+
+    descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
+
+
+def descend(network: nn.Module, steps: int, rate: float, weight_decay: float, loss_of: Callable[[], Tensor]) -> None:
+    """AdamW on `loss_of()` over one cycle of the learning rate, at most `rate`; in eval mode afterwards."""
+    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps)
+    network.train()
+    bar = tqdm(range(steps), desc=type(network).__name__, unit="step")
+    for _ in bar:
+        loss = loss_of()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
