@@ -88,21 +88,25 @@ def test_batch_norm_of_two_processes_has_the_whole_batch(tmp_path):
     plain.weight.data.uniform_()
     torch.save((x, target, plain.state_dict()), tmp_path / "given.pth")
     code = f"""
-import sys, torch
-from torch import distributed as dist, nn
+import torch
+from torch import nn
 from training.distributed import Workers
-workers = Workers("cpu")
-x, target, state = torch.load({str(tmp_path / "given.pth")!r}, weights_only=True)
-norm = nn.BatchNorm2d(4)
-norm.load_state_dict(state)
-network = workers.wrap(nn.Sequential(norm))
-part = slice(3 * workers.rank, 3 * workers.rank + 3)
-mine = x[part].clone().requires_grad_()
-loss = (network(mine) - target[part]).square().mean()
-loss.backward()
-result = (norm.state_dict(), [p.grad for p in norm.parameters()], mine.grad)
-torch.save(result, {str(tmp_path)!r} + f"/{{workers.rank}}.pth")
-workers.close()
+
+def main():  # all that holds the process group dies here, before the interpreter
+    workers = Workers("cpu")
+    x, target, state = torch.load({str(tmp_path / "given.pth")!r}, weights_only=True)
+    norm = nn.BatchNorm2d(4)
+    norm.load_state_dict(state)
+    network = workers.wrap(nn.Sequential(norm))
+    part = slice(3 * workers.rank, 3 * workers.rank + 3)
+    mine = x[part].clone().requires_grad_()
+    loss = (network(mine) - target[part]).square().mean()
+    loss.backward()
+    result = (norm.state_dict(), [p.grad for p in norm.parameters()], mine.grad)
+    torch.save(result, {str(tmp_path)!r} + f"/{{workers.rank}}.pth")
+    workers.close()
+
+main()
 """
     (tmp_path / "ranks.py").write_text(code)
     in_two_processes([tmp_path / "ranks.py"], PYTHONPATH=str(ROOT))

@@ -7,11 +7,11 @@ same samples, gradients are averaged, and batch norm has the statistics of the w
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from errors import InputError
@@ -99,6 +99,20 @@ def without_sync(networks: Iterable[nn.Module], active: bool = True) -> Iterator
         yield
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors; each has the gradients of all that were made from it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return SumOverProcesses.apply(gradient)
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with the statistics of all processes' batches: what SyncBatchNorm, which needs CUDA, does there.
 
@@ -110,9 +124,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         size = dist.get_world_size()
-        mean = all_reduce(x.mean((0, 2, 3))) / size
+        mean = SumOverProcesses.apply(x.mean((0, 2, 3))) / size
         centred = x - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().mean((0, 2, 3))) / size
+        variance = SumOverProcesses.apply(centred.square().mean((0, 2, 3))) / size
         with torch.no_grad():
             count = size * x.numel() / x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
@@ -131,7 +145,7 @@ def gathered(part: Tensor) -> Tensor:
         return part
     rank, size = dist.get_rank(), dist.get_world_size()
     around = (rank * len(part), (size - 1 - rank) * len(part))
-    return all_reduce(F.pad(part, (*(0, 0) * (part.dim() - 1), *around)))  # all others add zeros
+    return SumOverProcesses.apply(F.pad(part, (*(0, 0) * (part.dim() - 1), *around)))  # all others add zeros
 
 
 def bare(network: nn.Module) -> nn.Module:
