@@ -101,6 +101,11 @@ def melspectrogram(wav: np.ndarray, hp: HParams = hparams) -> np.ndarray:
     return mel_frames(wav, 0, _frame_count(wav.size, hp), hp)
 
 
+def load_mel(path: str | Path, hp: HParams = hparams) -> np.ndarray:
+    """`melspectrogram` of a file's sound: (num_mels, T). Raises InputError, see `load_wav`."""
+    return melspectrogram(load_wav(path), hp)
+
+
 def mel_frames(wav: np.ndarray, first: int, end: int, hp: HParams = hparams) -> np.ndarray:
     """Frames `first` to `end` (exclusive) of `melspectrogram`: (num_mels, end - first) float32.
 
@@ -139,6 +144,16 @@ def mel_window_start(index: int, fps: float, shift_ms: float = 0.0) -> int:
     """
     start = index * (MEL_FRAMES_PER_SECOND / fps)
     return math.floor(start + shift_ms / 1000 * MEL_FRAMES_PER_SECOND + ROUNDING) if shift_ms else int(start)
+
+
+def mel_windows_at(mel: np.ndarray, starts: np.ndarray, context: int = 0) -> np.ndarray:
+    """Windows of 16 mel frames, and `context` frames before each: (num_mels, T) -> (n, num_mels, context + 16).
+
+    There is silence before the beginning and after the end.
+    """
+    padded = np.pad(mel, ((0, 0), (context, MEL_STEP_SIZE)), constant_values=-hparams.max_abs_value)
+    places = np.clip(starts, 0, mel.shape[1])[:, None] + np.arange(context + MEL_STEP_SIZE)
+    return padded[:, places].transpose(1, 0, 2)
 
 
 def mel_window_starts(mel_frames: int, fps: float) -> list[int]:

@@ -64,6 +64,8 @@ class HParams:
     mouth_wt: float = 0.0  # additional weight of the mouth's pixels in L1 (training/losses.py)
     spoken_over_share: float = 0.0  # of the samples: the target is its own reference and says what another window says
     shade_wt: float = 0.0  # weight of the squared error of the mouth's brightness at large
+    fitting_references: bool = False  # references of the target's pose with a mouth about as open as the target's
+    # (training/matching.py); inference with such a generator takes mouths that fit the speech
     matched_share: float = 0.0  # of the samples: a face with a closed and an open mouth, with speech of anyone that
     # sounds closed and open (training/matching.py)
     matched_wt: float = 0.0  # weight of those mouths' squared error at large, and of what the reference does to them

@@ -34,8 +34,12 @@ def aligned(face: np.ndarray, to: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(face, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def pose_distance(face: np.ndarray, other: np.ndarray) -> float:
-    """Mean difference of the upper parts of two faces, coarsely."""
+def pose_of(face: np.ndarray) -> np.ndarray:
+    """The upper part of a face, coarsely: (24 x 5 / 12, 24, 3) float32 or somewhat more."""
     top, step = face.shape[0] * 5 // 12, max(1, face.shape[0] // 24)
-    coarse = (picture[:top:step, ::step].astype(np.float32) for picture in (face, other))
-    return float(np.abs(np.subtract(*coarse)).mean())
+    return face[:top:step, ::step].astype(np.float32)
+
+
+def pose_distances(pose: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of a pose, see `pose_of`, from each of several (n, ...): (n,) in grey levels."""
+    return np.abs(others - pose).mean((1, 2, 3))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from audio import load_mel
 from face_detection.detection.sfd import SFDDetector, weights_path
 from face_detection.detection.sfd.net_s3fd import s3fd
 from lipsync.compositing import paste
@@ -65,7 +66,7 @@ def published_procedure(
         reader = FrameReader(video)
         held = [frame for _, frame in zip(range(frames), reader, strict=False)]
         reader.close()
-        windows = mel_windows(speech, reader.fps)[: len(held)]
+        windows = mel_windows(load_mel(speech), reader.fps)[: len(held)]
         for start in range(0, len(held), DETECTOR_BATCH):
             detector.detect(held[start : start + DETECTOR_BATCH])
         height, width = held[0].shape[:2]

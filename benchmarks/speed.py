@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from audio import load_mel
 from benchmarks import material
 from benchmarks.material import FPS, make_clip, make_speech
 from benchmarks.measure import Spread, beside_products, operations, repeated
@@ -108,7 +109,7 @@ def stages(options: InferenceOptions, repeats: int, folder: Path):
     synthesizer = Synthesizer(options.checkpoint_path, CPU)
     boxes = [tuple(map(int, sighting.box)) for sighting in follow(found, count) if sighting.box is not None]
     boxes = [with_aspect(inside(box, frames[0].shape[:2]), synthesizer.face_size) for box in boxes]
-    windows = mel_windows(options.audio, source.fps)
+    windows = mel_windows(load_mel(options.audio), source.fps)
     inputs = [
         (synthesizer.fit(cut(frame, box)), window) for frame, window, box in zip(frames, windows, boxes, strict=False)
     ]

@@ -80,9 +80,10 @@ def judge_generator(
 
     `sync_generated` is of the generated faces with the speech that they were made from, `sync_real` of the real faces
     with their own speech and `sync_wrong` with speech at least 5 frames away. `copy_*` are the figures of the
-    reference's lower half put in without any change.
+    reference's lower half put in without any change. References are what the generator asks for (`Wav2Lip.reference`).
     """
     steps = window_frames(hp.fps, expert.fps)
+    hp = dataclasses.replace(hp, fitting_references=generator.reference == "fitting")
     dataset = GeneratorDataset(clips, hp, seed, False, steps, reference_speech=True)
     sums: dict[str, float] = {}
     items = len(clips) * windows

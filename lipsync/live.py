@@ -1,5 +1,6 @@
 """Lip sync while the sound is still being spoken: 16 kHz samples in, frames out."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from hparams import hparams
 from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
-from lipsync.reference import reference_maker
+from lipsync.reference import FittingMouths, HeardOpenings, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
+from models.opening import CONTEXT, HEARING_LEAD_MS
 
 SAMPLE_RATE = hparams.sample_rate  # Hz
 CYCLE_BYTES = 512 * 2**20  # of frames held in memory; of a longer video the beginning is used
 REACH = hparams.n_fft // 2  # samples on either side of its centre that a mel frame depends on
+HEARD_BEFORE = CONTEXT + math.ceil(HEARING_LEAD_MS * audio.MEL_FRAMES_PER_SECOND / 1000)  # mel frames
 KEPT_MEL_FRAMES = 1  # before the first one needed: pre-emphasis and the window reach back into it
 
 
@@ -65,8 +68,11 @@ class LipSyncStream:
         self._faces = [
             box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
         ]
-        maker = reference_maker(settings.reference)
-        self._references = [() if maker is None or face is None else (maker(face),) for face in self._faces]
+        self._hear: HeardOpenings | None = None
+        if wants_fitting(settings.reference, self._generate.reference):
+            self._hear, mouths = HeardOpenings(), FittingMouths()
+            self._shots = [None if face is None else mouths.add(face) for face in self._faces]
+        self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
@@ -117,10 +123,15 @@ class LipSyncStream:
         self._extend_mel(self._window_start(indices[-1]) + audio.MEL_STEP_SIZE)
         windows = [self._window_start(index) - self._first_mel for index in indices]
         with_face = [k for k, place in enumerate(places) if self._boxes[place]]
-        inputs = [
-            (self._faces[place], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE], *self._references[place])
-            for k, place in ((k, places[k]) for k in with_face)
-        ]
+        inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
+        if self._hear and with_face:
+            heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
+            ranks = self._hear(self._mel, np.array(heard))
+            mouths = (
+                self._shots[places[k]].like(self._faces[places[k]], rank)
+                for k, rank in zip(with_face, ranks, strict=True)
+            )
+            inputs = [(*given, mouth) for given, mouth in zip(inputs, mouths, strict=True)]
         made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
         self.frame_index = indices.stop
         self._forget(self._window_start(indices.stop))
@@ -130,9 +141,9 @@ class LipSyncStream:
                 self._put(frame, made[k], self._boxes[place])
             yield frame
 
-    def _window_start(self, index: int) -> int:
-        """First mel frame of a frame's window, as in a whole file (`lipsync.pipeline.mel_windows`)."""
-        return max(0, audio.mel_window_start(index, float(self.fps), self._shift_ms))
+    def _window_start(self, index: int, shift_ms: float | None = None) -> int:
+        """First mel frame of a frame's window, as in a whole file (`lipsync.pipeline.window_starts`)."""
+        return max(0, audio.mel_window_start(index, float(self.fps), self._shift_ms if shift_ms is None else shift_ms))
 
     def _samples_for(self, index: int) -> int:
         """How much sound, from the beginning, a frame's window depends on."""
@@ -148,7 +159,7 @@ class LipSyncStream:
 
     def _forget(self, first_window: int) -> None:
         """Let go of the sound and mel frames that no window from `first_window` on needs."""
-        done = min(self._mel.shape[1], first_window - self._first_mel)
+        done = max(0, min(self._mel.shape[1], first_window - HEARD_BEFORE - self._first_mel))
         self._mel, self._first_mel = self._mel[:, done:], self._first_mel + done
         next_mel = self._first_mel + self._mel.shape[1]
         first = max(0, (next_mel - KEPT_MEL_FRAMES) * hparams.hop_size - REACH)

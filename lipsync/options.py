@@ -15,7 +15,7 @@ SMALLEST_DETECTOR_SIZE = 32  # pixels
 
 BLENDS = ("feather", "mouth", "paste")
 ENHANCE = ("none", "sharpen")
-REFERENCES = ("own", "closed")
+REFERENCES = ("auto", "own", "fitting")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
@@ -59,9 +59,9 @@ class InferenceOptions:
     rotate: bool = option(False, "turn the video 90 degrees clockwise")
     nosmooth: bool = option(False, "do not average boxes over time")
     reference: str = option(
-        "own",
-        "own shows the generator each frame itself, as published; closed the same with the most closed mouth so far, "
-        "so that less of the video's own mouth comes through",
+        "auto",
+        "own shows the generator each frame itself, as published; fitting the same with a mouth of the video that is "
+        "as far open as the speech sounds; auto: as the weights ask for, published ones for own",
         choices=REFERENCES,
     )
     blend: str = option(

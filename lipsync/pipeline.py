@@ -8,6 +8,7 @@ queues between them, so that memory does not grow with the length of the video.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ from lipsync.compositing import compositor
 from lipsync.faces import spans
 from lipsync.locating import frame_limit, located_frames
 from lipsync.options import InferenceOptions
-from lipsync.reference import ClosedMouths, reference_maker
+from lipsync.reference import FittingMouths, HeardOpenings, Shot, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads, in_parallel
 from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
 from lipsync.video_writer import VideoWriter, result_path
+from models.opening import HEARING_LEAD_MS
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
 
@@ -39,6 +41,8 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 # one frame (40 ms) earlier; published checkpoints are used with 0 all the same, those trained here as they learnt
 # (`Wav2Lip.mel_lead_ms`).
 WINDOW_START_OFFSET_MS = 0.0
+
+FRAMES_AHEAD = 50  # whose mouths are known before the first frame is made, where references fit the speech
 
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and how many there are."""
@@ -92,7 +96,11 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     with clock("load"):
         source = FrameSource(options)
         synthesizer = Synthesizer(options.checkpoint_path, device, options.precision)
-        windows = mel_windows(options.audio, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
+        mel = audio.load_mel(options.audio)
+        windows = mel_windows(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
+        ranks = None
+        if wants_fitting(options.reference, synthesizer.reference):
+            ranks = HeardOpenings()(mel, window_starts(mel, source.fps, options.audio_shift - HEARING_LEAD_MS))
     faceless = []  # one entry a frame of the result
     with (
         Threads(workers, device) as threads,
@@ -107,7 +115,7 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
             pixel_aspect=source.pixel_aspect,
             lossless=options.lossless,
         ) as writer,
-        closing(synced(options, source, windows, synthesizer, threads, clock)) as tasks,
+        closing(synced(options, source, windows, ranks, synthesizer, threads, clock)) as tasks,
     ):
         for task in tasks:
             with clock("encode"):
@@ -126,23 +134,27 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     )
 
 
-def mel_windows(speech: Path, fps: Fraction, shift_ms: float = 0.0) -> list[np.ndarray]:
-    """The mel window (80, 16) of each frame of the result; views of one spectrogram.
+def mel_windows(mel: np.ndarray, fps: Fraction, shift_ms: float = 0.0) -> list[np.ndarray]:
+    """The mel window (80, 16) of each frame of the result; views of the speech's spectrogram (80, T).
 
     With a positive `shift_ms` the lips say what the sound says that much later: the speech is heard later than seen.
     """
-    mel = audio.melspectrogram(audio.load_wav(speech))
-    last = mel.shape[1] - audio.MEL_STEP_SIZE
-    count = len(audio.mel_window_starts(mel.shape[1], float(fps)))
-    shift_ms += WINDOW_START_OFFSET_MS
-    starts = np.clip([audio.mel_window_start(i, float(fps), shift_ms) for i in range(count)], 0, last)
+    starts = window_starts(mel, fps, shift_ms + WINDOW_START_OFFSET_MS)
     return [mel[:, start : start + audio.MEL_STEP_SIZE] for start in starts]
+
+
+def window_starts(mel: np.ndarray, fps: Fraction, shift_ms: float) -> np.ndarray:
+    """The first mel frame that each frame of the result hears."""
+    count = len(audio.mel_window_starts(mel.shape[1], float(fps)))
+    starts = [audio.mel_window_start(i, float(fps), shift_ms) for i in range(count)]
+    return np.clip(starts, 0, mel.shape[1] - audio.MEL_STEP_SIZE)
 
 
 def synced(
     options: InferenceOptions,
     source: FrameSource,
     windows: list[np.ndarray],
+    ranks: np.ndarray | None,
     synthesizer: Synthesizer,
     threads: Threads,
     clock: StageClock,
@@ -167,40 +179,56 @@ def synced(
         return batch
 
     located = located_frames(options, source, len(windows), threads, clock)
-    tasks = batched(located, windows, batch_size, synthesizer.face_size)
-    if maker := reference_maker(options.reference):
-        tasks = with_references(tasks, maker, synthesizer)
-    with closing(in_parallel(say, tasks, threads.workers, threads.limit)) as batches:
-        for batch in batches:
+    tasks = tasks_of(located, windows, synthesizer.face_size)
+    if ranks is not None:
+        tasks = with_references(tasks, ranks, synthesizer, ahead=frame_limit(FRAMES_AHEAD, source, shares=2))
+    batches = batched(tasks, batch_size)
+    with closing(in_parallel(say, batches, threads.workers, threads.limit)) as done:
+        for batch in done:
             while batch:
                 yield batch.pop(0)
 
 
-def batched(
-    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], size: int, face_size: tuple[int, int]
-) -> Iterator[list[Task]]:
-    """Tasks of the frames and their windows, `size` at a time; the last list may be shorter. Boxes as networks of
-    `face_size` take them."""
+def tasks_of(
+    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], face_size: tuple[int, int]
+) -> Iterator[Task]:
+    """The frames and their windows; boxes as networks of `face_size` take them."""
     with closing(located):
-        tasks = (
-            Task(frame, box and with_aspect(box, face_size), window)
-            for (frame, box), window in zip(located, windows, strict=True)
-        )
+        for (frame, box), window in zip(located, windows, strict=True):
+            yield Task(frame, box and with_aspect(box, face_size), window)
+
+
+def with_references(tasks: Iterator[Task], ranks: np.ndarray, synthesizer: Synthesizer, ahead: int) -> Iterator[Task]:
+    """The same with the references of faces, made of all mouths up to `ahead` frames later.
+
+    `ranks`: how open the mouth of each frame of the result shall be, see `Shot.like`.
+    """
+    mouths = FittingMouths()
+    waiting: deque[tuple[Task, np.ndarray | None, Shot | None]] = deque()
+    ranked = iter(ranks)
+
+    def oldest() -> Task:
+        task, face, shot = waiting.popleft()
+        rank = next(ranked)
+        return task._replace(reference=(shot.like(face, rank),)) if shot else task
+
+    with closing(tasks):
+        for task in tasks:
+            face = synthesizer.fit(cut(task.frame, task.box)) if task.box else None
+            waiting.append((task, face, None if face is None else mouths.add(face)))
+            del task  # the frame is let go of by whoever is done with it
+            if len(waiting) > ahead:
+                yield oldest()
+        while waiting:
+            yield oldest()
+
+
+def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
+    """Tasks `size` at a time; the last list may be shorter."""
+    with closing(tasks):
         while batch := list(islice(tasks, size)):
             yield batch
             del batch
-
-
-def with_references(
-    batches: Iterator[list[Task]], maker: ClosedMouths, synthesizer: Synthesizer
-) -> Iterator[list[Task]]:
-    """The same with the reference of each face, made in the order of the video."""
-    with closing(batches):
-        for batch in batches:
-            yield [
-                task._replace(reference=(maker(synthesizer.fit(cut(task.frame, task.box))),)) if task.box else task
-                for task in batch
-            ]
 
 
 def check_outfile(options: InferenceOptions) -> Path:

@@ -39,6 +39,7 @@ class Synthesizer:
             torch.backends.cudnn.allow_tf32 = False
         self.face_size: tuple[int, int] = model.img_size  # (height, width) in pixels
         self.mel_lead_ms = model.mel_lead_ms
+        self.reference = model.reference  # what --reference auto means
 
     def fit(self, crop: np.ndarray) -> np.ndarray:
         """A face of any size, (h, w, 3) uint8 BGR, at the generator's size."""

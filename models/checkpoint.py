@@ -30,6 +30,7 @@ DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
 HEARD_OPENING = CHECKPOINTS / "speech_opening.pth"
 
+REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`
 LARGE = 2**16  # weights of a layer; smaller ones, those that pictures pass among them, cost little and need precision
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -43,11 +44,13 @@ class ModelDims:
     width: float = 1.0  # factor on every channel count
     mel_lead_ms: float = 0.0  # of a generator: see `Wav2Lip`
     fps: float = PUBLISHED_FPS  # frames a second of the videos that it learnt from
+    reference: str = "own"  # of a generator: see `Wav2Lip`
 
     @classmethod
     def of(cls, network: nn.Module) -> "ModelDims":
         lead, fps = (float(getattr(network, name, getattr(cls, name))) for name in ("mel_lead_ms", "fps"))
-        return cls(tuple(network.img_size), float(network.width), lead, fps)
+        reference = getattr(network, "reference", cls.reference)
+        return cls(tuple(network.img_size), float(network.width), lead, fps, reference)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "ModelDims":
@@ -56,7 +59,10 @@ class ModelDims:
             dims = dict(checkpoint.get("dims", {}))
             height, width = dims.get("img_size", cls.img_size)
             names = ("width", "mel_lead_ms", "fps")
-            return cls((int(height), int(width)), *(float(dims.get(name, getattr(cls, name))) for name in names))
+            numbers = (float(dims.get(name, getattr(cls, name))) for name in names)
+            if dims.get("reference", cls.reference) not in REFERENCES:
+                raise ValueError("an unknown reference")
+            return cls((int(height), int(width)), *numbers, str(dims.get("reference", cls.reference)))
         except (TypeError, ValueError) as error:
             raise InputError(f"checkpoint {path} has unreadable network dimensions: use another file") from error
 
@@ -127,7 +133,7 @@ def build_network(kind: type[Network], checkpoint: dict[str, Any], path: Path) -
     except ValueError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
     load_weights(network, checkpoint["state_dict"], path)
-    for name in ("mel_lead_ms", "fps"):
+    for name in ("mel_lead_ms", "fps", "reference"):
         if getattr(dims, name) != getattr(ModelDims, name):
             setattr(network, name, getattr(dims, name))
     return network

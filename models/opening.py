@@ -9,7 +9,11 @@ from torch.nn import functional as F
 
 from models.conv import scaled
 
-MEL_FRAMES = 16
+CONTEXT = 32  # mel frames before those that a generator hears (16): how the voice sounds otherwise
+MEL_FRAMES = CONTEXT + 16
+SILENCE = (-2.2, -1.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
+HEARING_LEAD_MS = 40.0  # how much before a frame the last 16 mel frames start
+HEARING_PLAN = ((48, 1), (48, 2), (48, 1), (96, 2), (96, 1), (96, 2), (96, 1))
 PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
 
 
@@ -55,7 +59,7 @@ class SpeechOpening(nn.Module):
     """How far mouths open above their speaker's mean while something is said.
 
     Much of an opening cannot be heard: what comes out is the mean of what mouths do at such a sound, which varies less
-    than a mouth does.
+    than a mouth does. `rank` makes up for that.
 
     Args:
         img_size: not used; a checkpoint has it.
@@ -67,18 +71,28 @@ class SpeechOpening(nn.Module):
         self.img_size, self.width = tuple(img_size), width
         layers: list[nn.Module] = []
         channels, frames = 80, MEL_FRAMES
-        for wanted, stride in ((96, 1), (96, 2), (96, 1), (192, 2), (192, 1)):
+        for wanted, stride in HEARING_PLAN:
             out = scaled(wanted, width)
             layers += [nn.Conv1d(channels, out, 3, stride, 1), nn.BatchNorm1d(out), nn.ReLU()]
             channels, frames = out, -(-frames // stride)
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels * frames, 1))
         self.register_buffer("std", torch.tensor(1.0))  # of the openings around their clips' means that it learnt from
+        self.register_buffer("spread", torch.tensor(1.0))  # standard deviation of `standardised` over speech
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Mel windows (N, 1, 80, 16) in [-4, 4], which start a frame before -> openings (N,) in eye distances."""
+        """Mel windows (N, 1, 80, 48) in [-4, 4] -> openings (N,) in eye distances.
+
+        They end with what a generator hears that starts a frame (40 ms) before; see `audio.mel_windows_at`.
+        """
         return self.std * self.standardised(mel)
 
     def standardised(self, mel: Tensor) -> Tensor:
         """The same in standard deviations of openings around their clips' means."""
         return self.head(self.features(mel[:, 0].float() / 4).flatten(1))[:, 0]
+
+    def rank(self, mel: Tensor) -> Tensor:
+        """The share of all speech that sounds more closed, in [0, 1]: (N,). Silence closes the mouth."""
+        loudness = mel[:, 0, :, CONTEXT:].amax(1).mean(1)  # of the loudest band
+        spoken = ((loudness - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)
+        return spoken * torch.special.ndtr(self.standardised(mel) / self.spread)

@@ -33,8 +33,9 @@ class Wav2Lip(nn.Module):
     """Generator of a talking face.
 
     `mel_lead_ms` is how much before a frame its mel window starts. Published networks learnt with one frame (40 ms)
-    and are used with 0; those trained here are used as they learnt. `fps` is the rate at which it learnt. A frame hears
-    200 ms at any rate, so that a generator serves videos of every other one.
+    and are used with 0; those trained here are used as they learnt. `reference` is what inference shows of a face:
+    "own", the frame itself, as published, or "fitting", the frame with a mouth that fits the speech. `fps` is the rate
+    at which it learnt. A frame hears 200 ms at any rate, so that a generator serves videos of every other one.
 
     Args:
         img_size: (height, width) of the face in pixels; (96, 96) is the published network.
@@ -47,6 +48,7 @@ class Wav2Lip(nn.Module):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
         self.mel_lead_ms = 0.0
+        self.reference = "own"
         self.checkpointing = False
         levels = face_levels(self.img_size)
         cells = (img_size[0] >> levels, img_size[1] >> levels)

@@ -31,6 +31,7 @@ def widen(narrow: nn.Module, width: float, seed: int = 0) -> nn.Module:
         wide = type(narrow)(narrow.img_size, width)
     if isinstance(narrow, Wav2Lip):
         wide.mel_lead_ms = narrow.mel_lead_ms
+        wide.reference = narrow.reference
     sources = dict(narrow.named_modules())
     splits = _concatenations(narrow, wide)
     with torch.no_grad():

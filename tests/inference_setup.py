@@ -50,6 +50,7 @@ class Painter:
 
     face_size = (96, 96)
     mel_lead_ms = 0.0
+    reference = "own"
     colour = (0, 255, 0)
 
     def __init__(self, *_: object):

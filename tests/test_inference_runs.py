@@ -15,7 +15,7 @@ import torch
 from inference_setup import FRAME_SIZE, Painter, make_inputs, options, scene, stand_in
 from media import noise, write_clip
 
-from audio import save_wav
+from audio import load_mel, save_wav
 from errors import InputError
 from inference import main
 from lipsync import detection, locating, pipeline
@@ -124,8 +124,8 @@ class TestResult:
         painter.mel_lead_ms = 40.0
         given = options(inputs, tmp_path / "out.mp4")
         result = run(given, workers=0)  # of several threads any may ask the painter first
-        assert np.array_equal(painter.mel_windows, mel_windows(given.audio, result.fps, -40))
-        assert not np.array_equal(painter.mel_windows, mel_windows(given.audio, result.fps))
+        assert np.array_equal(painter.mel_windows, mel_windows(load_mel(given.audio), result.fps, -40))
+        assert not np.array_equal(painter.mel_windows, mel_windows(load_mel(given.audio), result.fps))
 
     def test_frames_and_boxes_repeat_from_the_start(self, inputs, tmp_path, monkeypatch):
         stand_in(monkeypatch, lambda i: [(40 + 2 * i, 20, 100 + 2 * i, 80, 0.9)])

@@ -9,10 +9,21 @@ from errors import InputError
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import load_generator, load_heard_opening, save_checkpoint
+from models.opening import CONTEXT
 from training import hearing, losses, matching
 from training.clips import open_clips
 from training.data import GeneratorDataset, collate
-from training.matching import ANY, CLOSED, OPEN, REFERENCES, TARGETS, Matches, check_matched
+from training.matching import (
+    ANY,
+    CLOSED,
+    OPEN,
+    REFERENCES,
+    TARGETS,
+    FittingReferences,
+    Matches,
+    MouthRanks,
+    check_matched,
+)
 from training.memory import to_device
 from training.stages import GeneratorStage
 
@@ -37,7 +48,7 @@ def test_speech_fits_the_mouth_and_never_the_reference_alone(clips):
     for draw in range(20):
         targets, references, mels = found.sample(0, np.random.default_rng(draw))
         assert targets.shape == references.shape == (5, *SIZE, 3) and mels.shape == (5, 80, 16)
-        heard = hear(torch.from_numpy(mels)[:, None])
+        heard = hear(torch.nn.functional.pad(torch.from_numpy(mels)[:, None], (CONTEXT, 0)))
         for a, b in ((0, 2), (1, 3)):  # the same is wanted and said, whatever the reference
             assert np.array_equal(targets[a], targets[b]) and heard[a] == heard[b]
         assert np.array_equal(references[0], targets[0]) and np.array_equal(references[3], targets[3])
@@ -102,12 +113,46 @@ def test_stage_learns_from_matched_samples_with_the_decoder_alone(clips):
     assert "matched" not in GeneratorDataset(clips, hp, seed=0, train=False)[0]
 
 
-def test_matched_samples_need_all_clips():
-    check_matched(0.5, sharded=False)
+def test_what_cannot_be_matched_is_said():
+    half = hparams.override("matched_share=0.5")
+    check_matched(half, sharded=False)
     with pytest.raises(InputError, match="shards"):
-        check_matched(0.5, sharded=True)
+        check_matched(half, sharded=True)
+    with pytest.raises(InputError, match="shards"):
+        check_matched(hparams.override("fitting_references=True"), sharded=True)
     with pytest.raises(InputError, match="0 to 1"):
-        check_matched(1.5, sharded=False)
+        check_matched(hparams.override("matched_share=1.5"), sharded=False)
+    with pytest.raises(InputError, match="contrast_wt"):
+        check_matched(hparams.override("fitting_references=True,contrast_wt=0.1"), sharded=False)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_fitting_references_have_the_targets_pose_and_another_frames_mouth(clips, heard):
+    fitting = FittingReferences(clips, 25, SIZE, distance=5, heard=heard)
+    places = np.array([8, 9, 10, 11, 12])
+    targets = np.stack([clips[0].face(at, SIZE) for at in places])
+    references = fitting(0, targets, places, np.random.default_rng(0))
+    assert references.shape == targets.shape and references.dtype == np.uint8
+    assert np.array_equal(references[:, :40], targets[:, :40])
+    again = fitting(0, targets, places, np.random.default_rng(0))
+    assert np.array_equal(references, again)
+    if not heard:  # about as open as the targets'
+        ranks = MouthRanks(clips, SIZE)(0)
+        seen = MouthRanks(clips, SIZE)._seen
+        openings = [seen(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255) for faces in (references, targets)]
+        assert float((openings[0] - openings[1]).abs().mean()) < 2 * float(openings[1].std()) + 0.02
+        assert ((ranks >= 0) & (ranks <= 1)).all()
+
+
+def test_generators_that_learn_from_fitting_references_ask_for_them(clips):
+    hp = hparams.override(f"{SMALL},fitting_references=True")
+    generator = GeneratorStage(hp, SyncNet_color(width=0.125)).networks[""]
+    assert generator.reference == "fitting"
+    dataset = GeneratorDataset(clips, hp, seed=0, train=True)
+    sample = dataset[0]
+    assert np.array_equal(sample["reference"][:, :, :40], sample["target"][:, :, :40])
+    plain = hparams.override(SMALL)
+    assert GeneratorStage(plain, SyncNet_color(width=0.125)).networks[""].reference == "own"
 
 
 def test_hearing_teaches_the_audio_encoder_alone(toy, tmp_path, monkeypatch, capsys):

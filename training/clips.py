@@ -77,10 +77,12 @@ class Clip:
         """The mel that starts at a video frame: (80, 16)."""
         return self.mel_windows(np.array([frame]), fps)[0]
 
-    def mel_windows(self, frames: np.ndarray, fps: float) -> np.ndarray:
-        """The mels that start at video frames: (n, 80, 16)."""
-        rows = audio.mel_starts(frames, fps)[:, None] + np.arange(audio.MEL_STEP_SIZE)
-        return self.mel[rows].transpose(0, 2, 1)
+    def mel_windows(self, frames: np.ndarray, fps: float, context: int = 0) -> np.ndarray:
+        """The mels that start at video frames, with `context` mel frames before: (n, 80, context + 16)."""
+        starts = audio.mel_starts(frames, fps)
+        if context:
+            return audio.mel_windows_at(self.mel.T, starts, context)
+        return self.mel[starts[:, None] + np.arange(audio.MEL_STEP_SIZE)].transpose(0, 2, 1)
 
 
 def in_planes(faces: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training.augment import JITTER_DRAWS, MelGain, WindowTransform
 from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
-from training.matching import Matches, check_matched
+from training.matching import FittingReferences, Matches, check_matched
 from training.pack import is_packed, packed_fps, read_pack
 from training.shards import clips_of, is_sharded, shard_set
 from training.stream import ShardStream
@@ -59,7 +59,7 @@ def training_set(
     Raises InputError when there are none.
     """
     make = partial(kind, hp=hp, seed=seed, train=True, steps=steps)
-    check_matched(hp.matched_share, is_sharded(data_root, "train"))
+    check_matched(hp, is_sharded(data_root, "train"))
     if not is_sharded(data_root, "train"):
         return make(load_clips(data_root, "train", hp, kind.lead, filelists, steps))
     shards = shard_set(data_root, "train")
@@ -212,7 +212,8 @@ class ExpertPairsDataset(_WindowDataset):
 class GeneratorDataset(_WindowDataset):
     """Samples of the generator (paper section 3.4).
 
-    `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip; `indiv_mels`
+    `target` and `reference` (3, 5, H, W) uint8: a window and a different one of the same clip, or with
+    `hp.fitting_references` what `training.matching` makes for it; `indiv_mels`
     (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
     default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation. `matched` (), where
@@ -237,6 +238,9 @@ class GeneratorDataset(_WindowDataset):
         self.matches = None
         if train and hp.matched_share > 0:
             self.matches = Matches(clips, self.windows.starts, hp.fps, self.img_size, seed)
+        self.fitting = None
+        if hp.fitting_references:
+            self.fitting = FittingReferences(clips, hp.fps, self.img_size, hp.negative_frames, heard=not train)
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         matched = None
@@ -250,6 +254,10 @@ class GeneratorDataset(_WindowDataset):
         else:
             source = self.clips[clip]
             targets, references = (source.window(start, self.img_size, self.steps) for start in windows)
+            if self.fitting is not None:
+                places = np.searchsorted(source.numbers, windows[0] + np.array(self.steps))
+                fitting = self.fitting(clip, targets, places, rng)
+                references = references if fitting is None else fitting
             frames = (np.array([*(start - self.lead + k for k in self.steps), start]) for start in windows)
             speech = (gain(source.mel_windows(at, self.hp.fps))[:, None] for at in frames)
         sample = {

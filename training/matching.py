@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from errors import InputError
+from hparams import HParams
 from models.checkpoint import load_heard_opening, load_seen_opening
-from models.opening import MouthOpening
-from mouths import pose_distance, with_mouth_of
+from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening
+from mouths import pose_distances, pose_of, with_mouth_of
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
@@ -22,8 +23,83 @@ CANDIDATES = 3  # drawn for a mouth: the one nearest in pose is taken
 CLOSED, OPEN, ANY = range(3)
 REFERENCES = (CLOSED, CLOSED, OPEN, OPEN, ANY)  # mouths of the references of a sample's five frames
 TARGETS = (CLOSED, OPEN, CLOSED, OPEN, ANY)  # mouths of its targets, which the speech says
+NEAREST = 4  # mouths that are about as open as is wanted: the one nearest in pose is taken
+MISS = 0.08  # standard deviation of what a fitting reference's rank misses its target's by
 TREMBLE = 0.02  # standard deviation of what is added to a frame's rank before speech of that rank is looked up
 BATCH = 2048  # mel windows heard at once
+
+
+class MouthRanks:
+    """How open the mouths of clips are, each clip looked at once.
+
+    Args:
+        clips: usable clips, all in memory or on a disk.
+        img_size: (height, width) of the faces.
+    """
+
+    def __init__(self, clips: list[Clip], img_size: tuple[int, int]):
+        self.clips, self.img_size = clips, img_size
+        self._seen: MouthOpening = load_seen_opening()
+        self._known: dict[int, np.ndarray | None] = {}
+
+    @torch.inference_mode()
+    def __call__(self, clip: int) -> np.ndarray | None:
+        """(n,) in [0, 1], half by a mouth's place in its clip and half among all; None where mouths hardly move."""
+        if clip not in self._known:
+            source = self.clips[clip]
+            faces = np.stack([source.face(at, self.img_size) for at in range(len(source.numbers))])
+            faces = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255
+            standardised = self._seen.standardised(faces)
+            opening = self._seen(faces).numpy()
+            low, high = np.percentile(opening, (10, 90))
+            within = np.argsort(np.argsort(opening)) / max(1, len(opening) - 1)
+            among_all = torch.special.ndtr(standardised).numpy()
+            self._known[clip] = None if high - low < MIN_RANGE else (within + among_all) / 2
+        return self._known[clip]
+
+
+class FittingReferences:
+    """References whose mouth is about as open as the target's, in the target's pose: what inference shows a generator
+    whose `reference` is "fitting" (`lipsync.reference`).
+
+    Args:
+        clips: usable clips, all in memory or on a disk.
+        fps: frames a second of the clips.
+        img_size: (height, width) of the faces.
+        distance: frames that lie at least between a target and where its mouth is taken from.
+        heard: the speech says how open the mouth is, as in inference, instead of the target, as in training: learnt
+            from speech, a generator would hold the mouth for what cannot be trusted.
+    """
+
+    def __init__(self, clips: list[Clip], fps: float, img_size: tuple[int, int], distance: int, heard: bool):
+        self.clips, self.fps, self.img_size, self.distance = clips, fps, img_size, distance
+        self._ranks = MouthRanks(clips, img_size)
+        self._hear = load_heard_opening() if heard else None
+
+    def __call__(
+        self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """The references of faces (n, H, W, 3) at places (n,) of a clip; None for a clip whose mouth hardly moves."""
+        ranks = self._ranks(clip)
+        if ranks is None:
+            return None
+        wanted = ranks[places] + rng.normal(0, MISS, len(places))
+        if self._hear is not None:
+            wanted = np.quantile(ranks, self._heard(clip, places))
+        return np.stack([self._one(clip, *each, ranks) for each in zip(targets, places, wanted, strict=True)])
+
+    @torch.inference_mode()
+    def _heard(self, clip: int, places: np.ndarray) -> np.ndarray:
+        source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
+        windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
+        return self._hear.rank(torch.from_numpy(windows)[:, None]).numpy()
+
+    def _one(self, clip: int, target: np.ndarray, place: int, wanted: float, ranks: np.ndarray) -> np.ndarray:
+        away = np.flatnonzero(np.abs(np.arange(len(ranks)) - place) >= min(self.distance, len(ranks) // 2))
+        nearest = away[np.argsort(np.abs(ranks[away] - wanted), kind="stable")[:NEAREST]]
+        faces = [self.clips[clip].face(at, self.img_size) for at in nearest]
+        far = pose_distances(pose_of(target), np.stack([pose_of(face) for face in faces]))
+        return with_mouth_of(faces[np.argmin(far)], target)
 
 
 class Matches:
@@ -39,8 +115,7 @@ class Matches:
 
     def __init__(self, clips: list[Clip], starts: list[np.ndarray], fps: float, img_size: tuple[int, int], seed: int):
         self.clips, self.img_size = clips, img_size
-        self._seen: MouthOpening = load_seen_opening()
-        self._ranks: dict[int, np.ndarray | None] = {}
+        self._ranks = MouthRanks(clips, img_size)
         self._speech = self._pool(starts, fps, np.random.default_rng((seed, 2)))
 
     @torch.inference_mode()
@@ -50,11 +125,11 @@ class Matches:
         count = min(POOL, sum(map(len, starts)))
         chosen = np.sort(rng.integers(len(starts), size=count))
         windows = np.concatenate([
-            self.clips[clip].mel_windows(rng.choice(starts[clip], times) - 1, fps)
+            self.clips[clip].mel_windows(rng.choice(starts[clip], times) - 1, fps, CONTEXT)
             for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True)
         ])  # fmt: skip
         opening = torch.cat([hear(part[:, None]) for part in torch.from_numpy(windows).split(BATCH)])
-        return windows[opening.argsort(stable=True).numpy()]
+        return windows[opening.argsort(stable=True).numpy(), :, CONTEXT:]
 
     def sample(self, clip: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Five frames in one pose: `TARGETS`, `REFERENCES` and speech that sounds like the targets.
@@ -62,7 +137,7 @@ class Matches:
         Returns targets and references (5, H, W, 3) uint8 BGR, upper halves all alike, and mels (5, 80, 16). None for a
         clip whose mouth hardly moves.
         """
-        ranks = self._ranks_of(clip)
+        ranks = self._ranks(clip)
         if ranks is None:
             return None
         source = self.clips[clip]
@@ -71,31 +146,21 @@ class Matches:
         picked = []
         for among in (quarters[0], quarters[-1], order):  # CLOSED, OPEN, ANY
             drawn = rng.choice(among, min(CANDIDATES, len(among)), replace=False)
-            picked.append(min(drawn, key=lambda at: pose_distance(source.face(at, self.img_size), pose)))
+            far = pose_distances(pose_of(pose), np.stack([pose_of(source.face(at, self.img_size)) for at in drawn]))
+            picked.append(drawn[np.argmin(far)])
         faces = np.stack([with_mouth_of(source.face(at, self.img_size), pose) for at in picked])
         wanted = np.clip(ranks[picked] + rng.normal(0, TREMBLE, len(picked)), 0, 1)
         mels = self._speech[np.round(wanted * (len(self._speech) - 1)).astype(int)]
         return faces[list(TARGETS)], faces[list(REFERENCES)], mels[list(TARGETS)]
 
-    @torch.inference_mode()
-    def _ranks_of(self, clip: int) -> np.ndarray | None:
-        """(n,) in [0, 1]: how open each mouth of a clip is, half by its place in the clip and half among all mouths."""
-        if clip not in self._ranks:
-            source = self.clips[clip]
-            faces = np.stack([source.face(at, self.img_size) for at in range(len(source.numbers))])
-            faces = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255
-            standardised = self._seen.standardised(faces)
-            opening = self._seen(faces).numpy()
-            low, high = np.percentile(opening, (10, 90))
-            within = np.argsort(np.argsort(opening)) / max(1, len(opening) - 1)
-            among_all = torch.special.ndtr(standardised).numpy()
-            self._ranks[clip] = None if high - low < MIN_RANGE else (within + among_all) / 2
-        return self._ranks[clip]
 
-
-def check_matched(share: float, sharded: bool) -> None:
-    """Raises InputError where matched samples cannot be made."""
-    if not 0 <= share <= 1:
+def check_matched(hp: HParams, sharded: bool) -> None:
+    """Raises InputError where matched samples or fitting references cannot be made."""
+    if not 0 <= hp.matched_share <= 1:
         raise InputError("matched_share is a share of the samples, from 0 to 1")
-    if share and sharded:
-        raise InputError("matched_share needs all clips at hand: use a preprocessed tree or a pack, not shards")
+    if hp.fitting_references and (hp.contrast_wt or hp.spoken_over_share):
+        raise InputError("fitting_references have no speech of their own: leave contrast_wt and spoken_over_share at 0")
+    if sharded and (hp.matched_share or hp.fitting_references):
+        raise InputError(
+            "matched_share and fitting_references need all clips at hand: use a preprocessed tree or a pack, not shards"
+        )

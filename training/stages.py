@@ -186,6 +186,7 @@ class GeneratorStage(Stage):
         self.networks[""].mel_lead_ms = 1000 * self.lead / hp.fps
         self.networks[""].checkpointing = hp.activation_checkpointing
         self.networks[""].fps = hp.fps
+        self.networks[""].reference = "fitting" if hp.fitting_references else "own"
         if hp.start_as_copy:
             self.passing = 2 * initial.COLOURS
             initial.start_as_copy(self.networks[""])
