@@ -24,7 +24,8 @@ CUT = (
     20.0  # pose distance of two frames from which on they are of different shots; between neighbours 99 % are under 10
 )
 FAR = 16.0  # pose distance from which on a mouth looks out of place
-POSE_COST = 0.1  # of a unit of pose distance, in standard deviations of the opening
+NEAR = 8.0  # pose distance up to which alignment makes up for it: nearer ones would mostly be the frame's own mouth
+POSE_COST = 0.1  # of a unit of pose distance above that, in standard deviations of the opening
 HEARD_AT_ONCE = 1024  # mel windows
 JUMP_COST = 0.3  # of mouths that do not follow each other in the video, as the last one chosen and this one
 
@@ -95,7 +96,7 @@ class Shot:
         far = pose_distances(pose_of(face), np.stack([mouth.pose for mouth in mouths]))
         off = np.abs(np.array([mouth.opening for mouth in mouths]) - wanted) / spread
         jump = np.abs(np.array([mouth.number for mouth in mouths]) - self._last - 1)
-        cost = off + POSE_COST * far + JUMP_COST * np.minimum(1, jump / 3) * (self._last >= 0)
+        cost = off + POSE_COST * np.maximum(0, far - NEAR) + JUMP_COST * np.minimum(1, jump / 3) * (self._last >= 0)
         best = int(np.argmin(np.where(far > FAR, np.inf, cost)))
         if far[best] > FAR:
             return face

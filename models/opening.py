@@ -11,8 +11,9 @@ from models.conv import scaled
 
 CONTEXT = 32  # mel frames before those that a generator hears (16): how the voice sounds otherwise
 MEL_FRAMES = CONTEXT + 16
-SILENCE = (-2.2, -1.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
+SILENCE = (-3.2, -2.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
 HEARING_LEAD_MS = 40.0  # how much before a frame the last 16 mel frames start
+LISTENERS = 3  # that hear alike but for what each has learnt by heart: their mean is better than any
 HEARING_PLAN = ((48, 1), (48, 2), (48, 1), (96, 2), (96, 1), (96, 2), (96, 1))
 PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
 
@@ -59,7 +60,7 @@ class SpeechOpening(nn.Module):
     """How far mouths open above their speaker's mean while something is said.
 
     Much of an opening cannot be heard: what comes out is the mean of what mouths do at such a sound, which varies less
-    than a mouth does. `rank` makes up for that.
+    than a mouth does. `rank` makes up for that. It is the mean of some networks of different beginnings.
 
     Args:
         img_size: not used; a checkpoint has it.
@@ -69,14 +70,7 @@ class SpeechOpening(nn.Module):
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
-        layers: list[nn.Module] = []
-        channels, frames = 80, MEL_FRAMES
-        for wanted, stride in HEARING_PLAN:
-            out = scaled(wanted, width)
-            layers += [nn.Conv1d(channels, out, 3, stride, 1), nn.BatchNorm1d(out), nn.ReLU()]
-            channels, frames = out, -(-frames // stride)
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels * frames, 1))
+        self.listeners = nn.ModuleList(_listener(width) for _ in range(LISTENERS))
         self.register_buffer("std", torch.tensor(1.0))  # of the openings around their clips' means that it learnt from
         self.register_buffer("spread", torch.tensor(1.0))  # standard deviation of `standardised` over speech
 
@@ -89,10 +83,21 @@ class SpeechOpening(nn.Module):
 
     def standardised(self, mel: Tensor) -> Tensor:
         """The same in standard deviations of openings around their clips' means."""
-        return self.head(self.features(mel[:, 0].float() / 4).flatten(1))[:, 0]
+        return torch.cat([listener(mel[:, 0].float() / 4) for listener in self.listeners], dim=1).mean(1)
 
     def rank(self, mel: Tensor) -> Tensor:
         """The share of all speech that sounds more closed, in [0, 1]: (N,). Silence closes the mouth."""
         loudness = mel[:, 0, :, CONTEXT:].amax(1).mean(1)  # of the loudest band
         spoken = ((loudness - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)
         return spoken * torch.special.ndtr(self.standardised(mel) / self.spread)
+
+
+def _listener(width: float) -> nn.Sequential:
+    """Mel windows (N, 80, 48) -> (N, 1)."""
+    layers: list[nn.Module] = []
+    channels, frames = 80, MEL_FRAMES
+    for wanted, stride in HEARING_PLAN:
+        out = scaled(wanted, width)
+        layers += [nn.Conv1d(channels, out, 3, stride, 1), nn.BatchNorm1d(out), nn.ReLU(), nn.Dropout1d(0.1)]
+        channels, frames = out, -(-frames // stride)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.4), nn.Linear(channels * frames, 1))

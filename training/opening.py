@@ -23,7 +23,7 @@ import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import HEARD_OPENING, SEEN_OPENING, save_checkpoint
-from models.opening import CONTEXT, MouthOpening, SpeechOpening
+from models.opening import CONTEXT, LISTENERS, MouthOpening, SpeechOpening
 from training.augment import JITTER_DRAWS, jitter
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
@@ -109,6 +109,10 @@ def learn(network: nn.Module, data: Labelled, plan: Plan, seed: int, device: tor
     def loss() -> Tensor:
         chosen = torch.randint(len(expected), (plan.batch,), generator=draw)
         shown = plan.varied(data.shown[chosen].to(device).float())
+        if isinstance(network, SpeechOpening):  # each of its listeners learns from other speech
+            shown = shown.unflatten(0, (LISTENERS, -1))
+            said = [listener(part[:, 0] / 4)[:, 0] for listener, part in zip(network.listeners, shown, strict=True)]
+            return F.smooth_l1_loss(torch.cat(said), expected[chosen].to(device))
         return F.smooth_l1_loss(network.standardised(shown), expected[chosen].to(device))
 
     descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
@@ -185,7 +189,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 PLANS = {
     MouthOpening: Plan(1800, 128, 3e-3, 0.02, in_other_light),
-    SpeechOpening: Plan(3000, 256, 2e-3, 0.2, in_other_voice),
+    SpeechOpening: Plan(2500, 256 * LISTENERS, 2e-3, 0.2, in_other_voice),
 }
 
 
@@ -195,7 +199,7 @@ def main() -> None:
     parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
     parser.add_argument("--target_dir", type=Path, required=True,
                         help=f"for {SEEN_OPENING.name} and {HEARD_OPENING.name}")  # fmt: skip
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800 and 3000)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800 and 2500)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
