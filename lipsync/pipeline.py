@@ -1,23 +1,27 @@
 """Inference end to end: face video + speech -> lip-synced video (paper section 4), as stages side by side.
 
 Frames are decoded, detected in, given a generated face and encoded in one pass; the stages run in threads with bounded
-queues between them, so that memory does not grow with the length of the video.
+queues between them, so that memory does not grow with the length of the video. The first faces are found while torch
+is imported, which takes about as long: what comes before the generator imports nothing of it.
 
     from lipsync.pipeline import InferenceOptions, run
     result = run(InferenceOptions(face="face.mp4", audio="speech.wav", outfile="out.mp4"))
 """
 
+from __future__ import annotations
+
+import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 import audio
 from crops import Box, cut, with_aspect
@@ -25,13 +29,15 @@ from errors import InputError
 from lipsync.batching import Batches
 from lipsync.compositing import compositor
 from lipsync.faces import spans
-from lipsync.locating import frame_limit, located_frames
+from lipsync.locating import Located, frame_limit, located_frames
 from lipsync.options import InferenceOptions
-from lipsync.reference import ClosedMouths, reference_maker
 from lipsync.source import FrameSource
-from lipsync.stages import StageClock, Threads, in_parallel
-from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
+from lipsync.stages import StageClock, Threads, ahead, in_parallel
 from lipsync.video_writer import VideoWriter, result_path
+
+if TYPE_CHECKING:
+    from lipsync.reference import ClosedMouths
+    from lipsync.synthesis import Synthesizer
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
 
@@ -39,6 +45,8 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 # one frame (40 ms) earlier; published checkpoints are used with 0 all the same, those trained here as they learnt
 # (`Wav2Lip.mel_lead_ms`).
 WINDOW_START_OFFSET_MS = 0.0
+LOCATED_AHEAD = 8  # frames, so that the first batches are there when the generator is
+FIRST_BATCH = 2  # frames, so that the first one comes soon
 
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and how many there are."""
@@ -85,17 +93,15 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     existing result is then left as it was.
     """
     started = time.perf_counter()
-    torch.manual_seed(options.seed)
     outfile = check_outfile(options)
-    device = pick_device(options.device)
     clock = StageClock()
     with clock("load"):
         source = FrameSource(options)
-        synthesizer = Synthesizer(options.checkpoint_path, device, options.precision)
-        windows = mel_windows(options.audio, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
+        mel = audio.melspectrogram(audio.load_wav(options.audio))
+        count = len(audio.mel_window_starts(mel.shape[1], float(source.fps)))
     faceless = []  # one entry a frame of the result
     with (
-        Threads(workers, device) as threads,
+        Threads(workers, options.device) as threads,
         VideoWriter(
             outfile,
             (source.height, source.width),
@@ -107,7 +113,8 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
             pixel_aspect=source.pixel_aspect,
             lossless=options.lossless,
         ) as writer,
-        closing(synced(options, source, windows, synthesizer, threads, clock)) as tasks,
+        closing(found_ahead(options, source, count, threads, clock)) as located,
+        closing(synced(options, source, located, mel, threads, clock)) as tasks,
     ):
         for task in tasks:
             with clock("encode"):
@@ -115,7 +122,7 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
             clock.seconds.setdefault("first frame", time.perf_counter() - started)
             faceless.append(task.box is None)
             if progress:
-                progress(len(faceless), len(windows))
+                progress(len(faceless), count)
     stretches = spans(np.where(faceless, 0, -1))
     return InferenceResult(
         writer.path,
@@ -126,12 +133,41 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     )
 
 
+def found_ahead(
+    options: InferenceOptions, source: FrameSource, count: int, threads: Threads, clock: StageClock
+) -> Iterator[Located]:
+    """`located_frames`, begun at once where stages have threads."""
+    depth = frame_limit(LOCATED_AHEAD, source, shares=8) if threads.side_by_side else 0
+    return ahead(located_frames(options, source, count, threads, clock), depth)
+
+
+@contextmanager
+def importing_torch() -> Iterator[None]:
+    """A context in which Python looks for no garbage, nor ever among what there is at its end, if torch is new to it.
+
+    A module's objects are no garbage, and there are so many of them that looking takes a fifth of the import's time.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
 def mel_windows(speech: Path, fps: Fraction, shift_ms: float = 0.0) -> list[np.ndarray]:
     """The mel window (80, 16) of each frame of the result; views of one spectrogram.
 
     With a positive `shift_ms` the lips say what the sound says that much later: the speech is heard later than seen.
     """
-    mel = audio.melspectrogram(audio.load_wav(speech))
+    return windows_of(audio.melspectrogram(audio.load_wav(speech)), fps, shift_ms)
+
+
+def windows_of(mel: np.ndarray, fps: Fraction, shift_ms: float) -> list[np.ndarray]:
+    """`mel_windows` of a spectrogram (80, frames)."""
     last = mel.shape[1] - audio.MEL_STEP_SIZE
     count = len(audio.mel_window_starts(mel.shape[1], float(fps)))
     shift_ms += WINDOW_START_OFFSET_MS
@@ -142,12 +178,24 @@ def mel_windows(speech: Path, fps: Fraction, shift_ms: float = 0.0) -> list[np.n
 def synced(
     options: InferenceOptions,
     source: FrameSource,
-    windows: list[np.ndarray],
-    synthesizer: Synthesizer,
+    located: Iterator[Located],
+    mel: np.ndarray,
     threads: Threads,
     clock: StageClock,
 ) -> Iterator[Task]:
-    """The frames of the result, in order: a generated face in each that has a box."""
+    """The frames of the result, in order: a generated face in each that has a box. `mel` is the speech's spectrogram.
+
+    Raises InputError for a device or a checkpoint that cannot be used.
+    """
+    with clock("load"), importing_torch():
+        import torch  # heavy
+
+        from lipsync.reference import reference_maker
+        from lipsync.synthesis import Synthesizer, cpu_batch
+
+        torch.manual_seed(options.seed)
+        synthesizer = Synthesizer(options.checkpoint_path, threads.device, options.precision)
+    windows = windows_of(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
     most = options.wav2lip_batch_size
     if threads.device.type == "cpu":
         most = min(most, cpu_batch(synthesizer.face_size))
@@ -166,8 +214,11 @@ def synced(
                 put(task.frame, face, task.box)
         return batch
 
-    located = located_frames(options, source, len(windows), threads, clock)
-    tasks = batched(located, windows, batch_size, synthesizer.face_size)
+    def gathered() -> Iterator[list[Task]]:
+        threads.use_all()  # in the thread that makes references, too
+        yield from batched(located, windows, batch_size, synthesizer.face_size)
+
+    tasks = gathered()
     if maker := reference_maker(options.reference):
         tasks = with_references(tasks, maker, synthesizer)
     with closing(in_parallel(say, tasks, threads.workers, threads.limit)) as batches:
@@ -177,16 +228,18 @@ def synced(
 
 
 def batched(
-    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], size: int, face_size: tuple[int, int]
+    located: Iterator[Located], windows: list[np.ndarray], size: int, face_size: tuple[int, int]
 ) -> Iterator[list[Task]]:
     """Tasks of the frames and their windows, `size` at a time; the last list may be shorter. Boxes as networks of
-    `face_size` take them."""
+    `face_size` take them. The first lists are shorter: `FIRST_BATCH` tasks, then as many as there were before."""
     with closing(located):
         tasks = (
             Task(frame, box and with_aspect(box, face_size), window)
             for (frame, box), window in zip(located, windows, strict=True)
         )
-        while batch := list(islice(tasks, size)):
+        done = 0
+        while batch := list(islice(tasks, min(size, max(FIRST_BATCH, done)))):
+            done += len(batch)
             yield batch
             del batch
 
