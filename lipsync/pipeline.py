@@ -114,15 +114,18 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
             lossless=options.lossless,
         ) as writer,
         closing(found_ahead(options, source, count, threads, clock)) as located,
-        closing(synced(options, source, located, mel, threads, clock)) as tasks,
     ):
-        for task in tasks:
-            with clock("encode"):
-                writer.write(task.frame)
-            clock.seconds.setdefault("first frame", time.perf_counter() - started)
-            faceless.append(task.box is None)
-            if progress:
-                progress(len(faceless), count)
+        with clock("load"):
+            synthesizer = load_synthesizer(options, threads)
+            windows = windows_of(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
+        with closing(synced(options, source, located, windows, synthesizer, threads, clock)) as tasks:
+            for task in tasks:
+                with clock("encode"):
+                    writer.write(task.frame)
+                clock.seconds.setdefault("first frame", time.perf_counter() - started)
+                faceless.append(task.box is None)
+                if progress:
+                    progress(len(faceless), count)
     stretches = spans(np.where(faceless, 0, -1))
     return InferenceResult(
         writer.path,
@@ -139,6 +142,17 @@ def found_ahead(
     """`located_frames`, begun at once where stages have threads."""
     depth = frame_limit(LOCATED_AHEAD, source, shares=8) if threads.side_by_side else 0
     return ahead(located_frames(options, source, count, threads, clock), depth)
+
+
+def load_synthesizer(options: InferenceOptions, threads: Threads) -> Synthesizer:
+    """The generator. Imports torch. Raises InputError for a device or a checkpoint that cannot be used."""
+    with importing_torch():
+        import torch
+
+        from lipsync.synthesis import Synthesizer
+
+        torch.manual_seed(options.seed)
+        return Synthesizer(options.checkpoint_path, threads.device, options.precision)
 
 
 @contextmanager
@@ -179,23 +193,15 @@ def synced(
     options: InferenceOptions,
     source: FrameSource,
     located: Iterator[Located],
-    mel: np.ndarray,
+    windows: list[np.ndarray],
+    synthesizer: Synthesizer,
     threads: Threads,
     clock: StageClock,
 ) -> Iterator[Task]:
-    """The frames of the result, in order: a generated face in each that has a box. `mel` is the speech's spectrogram.
+    """The frames of the result, in order: a generated face in each that has a box."""
+    from lipsync.reference import reference_maker  # these import torch
+    from lipsync.synthesis import cpu_batch
 
-    Raises InputError for a device or a checkpoint that cannot be used.
-    """
-    with clock("load"), importing_torch():
-        import torch  # heavy
-
-        from lipsync.reference import reference_maker
-        from lipsync.synthesis import Synthesizer, cpu_batch
-
-        torch.manual_seed(options.seed)
-        synthesizer = Synthesizer(options.checkpoint_path, threads.device, options.precision)
-    windows = windows_of(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
     most = options.wav2lip_batch_size
     if threads.device.type == "cpu":
         most = min(most, cpu_batch(synthesizer.face_size))

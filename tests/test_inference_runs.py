@@ -308,6 +308,26 @@ class TestSideBySide:
         assert set(threading.enumerate()) == before
         assert (torch.get_num_threads(), cv2.getNumThreads()) == threads
 
+    def test_faces_are_found_while_torch_is_imported(self, inputs, tmp_path):
+        words = ["--face", inputs / "face.mp4", "--audio", inputs / "speech.wav", "--outfile", tmp_path / "out.mp4"]
+        words += ["--checkpoint_path", inputs / "generator.pth", "--face_detector", "centerface"]
+        command = [sys.executable, "-c", TORCH_WAITS_FOR_FACES, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out.mp4").is_file()
+
+    def test_a_wrong_checkpoint_ends_the_search_for_faces(self, inputs, tmp_path):
+        before = set(threading.enumerate())
+        with pytest.raises(InputError, match=r"missing\.pth does not exist"):
+            run(options(inputs, tmp_path / "out.mp4", checkpoint_path="missing.pth"))
+        assert set(threading.enumerate()) == before and list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("most, batches", [(8, [2, 2, 4, 7]), (3, [2, 2, 3, 3, 3, 2]), (1, [1] * 15)])
+    def test_first_batches_are_short(self, inputs, tmp_path, monkeypatch, most, batches):
+        painter = stand_in(monkeypatch)
+        run(options(inputs, tmp_path / "out.mp4", wav2lip_batch_size=most), workers=0)
+        assert painter.batches == batches
+
     def test_control_c_ends_the_program_in_one_line(self, inputs, tmp_path):
         save_wav(noise(60), tmp_path / "long.wav")
         words = ["--face", inputs / "face.mp4", "--audio", tmp_path / "long.wav", "--outfile", tmp_path / "out.mp4"]
@@ -321,6 +341,29 @@ class TestSideBySide:
         assert running.wait() == 130
         assert told.rstrip().endswith("error: interrupted") and "Traceback" not in told
         assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+TORCH_WAITS_FOR_FACES = """
+import gc, sys, threading
+import inference
+from lipsync import locating, pipeline
+
+found, load = threading.Event(), pipeline.load_synthesizer
+
+class Glance(locating.Glance):
+    def __call__(self, frames):
+        faces = super().__call__(frames)
+        found.set()
+        return faces
+
+def load_afterwards(*arguments):
+    assert found.wait(60) and "torch" not in sys.modules
+    return load(*arguments)
+
+locating.Glance, pipeline.load_synthesizer = Glance, load_afterwards
+inference.main(sys.argv[1:])
+assert "torch" in sys.modules and gc.isenabled()
+"""
 
 
 class Failing(Painter):
