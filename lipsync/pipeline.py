@@ -152,6 +152,7 @@ def load_synthesizer(options: InferenceOptions, threads: Threads) -> Synthesizer
         from lipsync.synthesis import Synthesizer
 
         torch.manual_seed(options.seed)
+        threads.limit()  # faces are being found on the other cores
         return Synthesizer(options.checkpoint_path, threads.device, options.precision)
 
 

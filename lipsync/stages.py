@@ -201,7 +201,8 @@ class Threads:
 
     def limit(self) -> None:
         """In a worker's thread: let torch use this worker's share of the cores, so that workers do not wait."""
-        self._let_torch_use(max(1, self._cores // self.workers))
+        if self.side_by_side:
+            self._let_torch_use(max(1, self._cores // self.workers))
 
     def use_all(self) -> None:
         """In another stage's thread: let torch use every core. PyTorch counts threads for each thread that calls."""
