@@ -118,7 +118,7 @@ def stages(options: InferenceOptions, repeats: int, folder: Path):
     network = load_generator(options.checkpoint_path or DEFAULT_GENERATOR)
     gflop = operations(network, torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, *network.img_size))
     faces: list = []
-    with Threads(None, CPU) as threads:
+    with Threads(None, str(CPU)) as threads:
 
         def generate() -> None:
             faces[:] = [

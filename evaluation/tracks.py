@@ -79,7 +79,7 @@ def read_track(
     others = iter(_alike(against, source, fps)) if against else iter(())
     track, before, seen_before = Track(fps), None, False
     try:
-        with Threads(None, torch.device(options.device)) as threads:
+        with Threads(None, options.device) as threads:
             for frame, box in located_once(options, source, sys.maxsize, threads, StageClock()):
                 other = next(others, None)
                 if box is not None:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-import torch
-
 from errors import InputError, warn
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -30,7 +28,7 @@ class Batches(Generic[Item, Result]):
             piece = items[len(results) : len(results) + self.size]
             try:
                 results += self._function(piece)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
                 self._halve(len(piece))
@@ -42,14 +40,16 @@ class Batches(Generic[Item, Result]):
                 "memory runs out for a single frame: make the picture smaller with --resize_factor or use --device cpu"
             )
         self.size = tried // 2
+        import torch  # heavy
+
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warn(f"out of memory: {self._name} is now {self.size}")
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; the CPU's allocator and OpenCV raise plain RuntimeErrors."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    """Whether memory ran out; the devices, the CPU's allocator and OpenCV raise RuntimeErrors."""
+    if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
     return "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text

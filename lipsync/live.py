@@ -17,7 +17,7 @@ from lipsync.options import InferenceOptions
 from lipsync.reference import FittingMouths, HeardOpenings, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
-from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
+from lipsync.synthesis import Synthesizer, cpu_batch
 from models.opening import CONTEXT, HEARING_LEAD_MS
 
 SAMPLE_RATE = hparams.sample_rate  # Hz
@@ -51,16 +51,16 @@ class LipSyncStream:
 
     def __init__(self, face: str | Path, **options: Any):
         settings = InferenceOptions(face=Path(face), audio=Path("-"), **options)
-        device = pick_device(settings.device)
+        threads = Threads(0, settings.device)
         source = FrameSource(settings)
         self.fps, self.height, self.width = source.fps, source.height, source.width
         self.colour, self.pixel_aspect = source.colour, source.pixel_aspect
         self._put = compositor(settings.blend, settings.enhance)
-        self._generate = Synthesizer(settings.checkpoint_path, device, settings.precision)
+        self._generate = Synthesizer(settings.checkpoint_path, threads.device, settings.precision)
         self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
         self.lookahead = ((audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + self._shift_ms / 1000
         most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
-        with Threads(0, device) as threads:
+        with threads:
             located = list(located_once(settings, source, most, threads, StageClock()))
         self._frames = [frame for frame, _ in located]
         size = self._generate.face_size

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from errors import InputError
-from face_detection.api import Box
+from face_detection.api import Box, resolve_detector
 from lipsync.batching import Batches
 from lipsync.cache import DetectionCache
 from lipsync.detection import Glance, find_faces
@@ -46,8 +46,7 @@ def located_once(
 ) -> Iterator[Located]:
     """The first `most` frames, or as many as there are, with their boxes. Raises InputError as `located_frames`."""
     given = constant_box(options.box, source.height, source.width)
-    threads.use_all()
-    decoded = ahead(clock.each("decode", source.frames()), DECODED_AHEAD if threads.workers else 0)
+    decoded = ahead(clock.each("decode", source.frames()), DECODED_AHEAD if threads.side_by_side else 0)
     with closing(decoded):
         frames = islice(decoded, most)
         if given:
@@ -55,7 +54,7 @@ def located_once(
             return
         waiting: deque[np.ndarray] = deque()  # for their boxes
         kept = (waiting.append(frame) or frame for frame in frames)
-        followed = _followed(options, source, kept, str(threads.device), clock)
+        followed = _followed(options, source, kept, threads, clock)
         size, longest_gap, any_box = (source.height, source.width), _longest_gap(source), False
         for box in boxes_over_time(followed, size, options.pads, not options.nosmooth, longest_gap):
             any_box = any_box or box is not None
@@ -65,10 +64,13 @@ def located_once(
 
 
 def _followed(
-    options: InferenceOptions, source: FrameSource, frames: Iterator[np.ndarray], device: str, clock: StageClock
+    options: InferenceOptions, source: FrameSource, frames: Iterator[np.ndarray], threads: Threads, clock: StageClock
 ) -> Iterator[Sighting]:
     """Detection, once through the cache if there is one, and the face that is followed."""
-    every_face = options.face_index is not None
+    device, every_face = "cpu", options.face_index is not None
+    if resolve_detector(options.face_detector) == "sfd":  # the others do not wait for torch to be imported
+        threads.use_all()
+        device = str(threads.device)
     glance = Glance(options.face_detector_size, device, options.face_detector, every_face)
     detect = Batches(clock.timed("detect", glance), options.face_det_batch_size, "--face_det_batch_size")
     batch_size = frame_limit(options.face_det_batch_size, source, shares=4)

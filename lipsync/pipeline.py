@@ -1,24 +1,28 @@
 """Inference end to end: face video + speech -> lip-synced video (paper section 4), as stages side by side.
 
 Frames are decoded, detected in, given a generated face and encoded in one pass; the stages run in threads with bounded
-queues between them, so that memory does not grow with the length of the video.
+queues between them, so that memory does not grow with the length of the video. The first faces are found while torch
+is imported, which takes about as long: what comes before the generator imports nothing of it.
 
     from lipsync.pipeline import InferenceOptions, run
     result = run(InferenceOptions(face="face.mp4", audio="speech.wav", outfile="out.mp4"))
 """
 
+from __future__ import annotations
+
+import gc
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 import audio
 from crops import Box, cut, with_aspect
@@ -26,14 +30,15 @@ from errors import InputError
 from lipsync.batching import Batches
 from lipsync.compositing import compositor
 from lipsync.faces import spans
-from lipsync.locating import frame_limit, located_frames
+from lipsync.locating import Located, frame_limit, located_frames
 from lipsync.options import InferenceOptions
-from lipsync.reference import FittingMouths, HeardOpenings, Shot, wants_fitting
 from lipsync.source import FrameSource
-from lipsync.stages import StageClock, Threads, in_parallel
-from lipsync.synthesis import Synthesizer, cpu_batch, pick_device
+from lipsync.stages import StageClock, Threads, ahead, in_parallel
 from lipsync.video_writer import VideoWriter, result_path
-from models.opening import HEARING_LEAD_MS
+
+if TYPE_CHECKING:
+    from lipsync.reference import Shot
+    from lipsync.synthesis import Synthesizer
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
 
@@ -41,8 +46,10 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 # one frame (40 ms) earlier; published checkpoints are used with 0 all the same, those trained here as they learnt
 # (`Wav2Lip.mel_lead_ms`).
 WINDOW_START_OFFSET_MS = 0.0
-
-FRAMES_AHEAD = 50  # whose mouths are known before the first frame is made, where references fit the speech
+LOCATED_AHEAD = 8  # frames, so that the first batches are there when the generator is
+FIRST_BATCH = 2  # frames, so that the first one comes soon
+FRAMES_AHEAD = 50  # whose mouths are known, where references fit the speech
+FIRST_AHEAD = 8  # of them before the first frame is made
 
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and how many there are."""
@@ -89,21 +96,15 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     existing result is then left as it was.
     """
     started = time.perf_counter()
-    torch.manual_seed(options.seed)
     outfile = check_outfile(options)
-    device = pick_device(options.device)
     clock = StageClock()
     with clock("load"):
         source = FrameSource(options)
-        synthesizer = Synthesizer(options.checkpoint_path, device, options.precision)
         mel = audio.load_mel(options.audio)
-        windows = mel_windows(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
-        ranks = None
-        if wants_fitting(options.reference, synthesizer.reference):
-            ranks = HeardOpenings()(mel, window_starts(mel, source.fps, options.audio_shift - HEARING_LEAD_MS))
+        count = len(audio.mel_window_starts(mel.shape[1], float(source.fps)))
     faceless = []  # one entry a frame of the result
     with (
-        Threads(workers, device) as threads,
+        Threads(workers, options.device) as threads,
         VideoWriter(
             outfile,
             (source.height, source.width),
@@ -115,15 +116,20 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
             pixel_aspect=source.pixel_aspect,
             lossless=options.lossless,
         ) as writer,
-        closing(synced(options, source, windows, ranks, synthesizer, threads, clock)) as tasks,
+        closing(found_ahead(options, source, count, threads, clock)) as located,
     ):
-        for task in tasks:
-            with clock("encode"):
-                writer.write(task.frame)
-            clock.seconds.setdefault("first frame", time.perf_counter() - started)
-            faceless.append(task.box is None)
-            if progress:
-                progress(len(faceless), len(windows))
+        with clock("load"):
+            synthesizer = load_synthesizer(options, threads)
+            windows = mel_windows(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
+            ranks = opening_ranks(options, mel, source.fps, synthesizer)
+        with closing(synced(options, source, located, windows, ranks, synthesizer, threads, clock)) as tasks:
+            for task in tasks:
+                with clock("encode"):
+                    writer.write(task.frame)
+                clock.seconds.setdefault("first frame", time.perf_counter() - started)
+                faceless.append(task.box is None)
+                if progress:
+                    progress(len(faceless), count)
     stretches = spans(np.where(faceless, 0, -1))
     return InferenceResult(
         writer.path,
@@ -132,6 +138,56 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
         tuple((float(first / source.fps), float(end / source.fps)) for first, end in stretches),
         dict(clock.seconds),
     )
+
+
+def found_ahead(
+    options: InferenceOptions, source: FrameSource, count: int, threads: Threads, clock: StageClock
+) -> Iterator[Located]:
+    """`located_frames`, begun at once where stages have threads."""
+    depth = frame_limit(LOCATED_AHEAD, source, shares=8) if threads.side_by_side else 0
+    return ahead(located_frames(options, source, count, threads, clock), depth)
+
+
+def load_synthesizer(options: InferenceOptions, threads: Threads) -> Synthesizer:
+    """The generator. Imports torch. Raises InputError for a device or a checkpoint that cannot be used."""
+    with importing_torch():
+        import torch
+
+        from lipsync.synthesis import Synthesizer
+
+        torch.manual_seed(options.seed)
+        threads.limit()  # faces are being found on the other cores
+        return Synthesizer(options.checkpoint_path, threads.device, options.precision)
+
+
+@contextmanager
+def importing_torch() -> Iterator[None]:
+    """A context in which Python looks for no garbage, nor ever among what there is at its end, if torch is new to it.
+
+    A module's objects are no garbage, and there are so many of them that looking takes a fifth of the import's time.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
+def opening_ranks(
+    options: InferenceOptions, mel: np.ndarray, fps: Fraction, synthesizer: Synthesizer
+) -> np.ndarray | None:
+    """How open the mouth of each frame of the result shall be, see `Shot.like`; None where faces are their own
+    references."""
+    from lipsync.reference import HeardOpenings, wants_fitting  # these import torch
+    from models.opening import HEARING_LEAD_MS
+
+    if not wants_fitting(options.reference, synthesizer.reference):
+        return None
+    return HeardOpenings()(mel, window_starts(mel, fps, options.audio_shift - HEARING_LEAD_MS))
 
 
 def mel_windows(mel: np.ndarray, fps: Fraction, shift_ms: float = 0.0) -> list[np.ndarray]:
@@ -153,6 +209,7 @@ def window_starts(mel: np.ndarray, fps: Fraction, shift_ms: float) -> np.ndarray
 def synced(
     options: InferenceOptions,
     source: FrameSource,
+    located: Iterator[Located],
     windows: list[np.ndarray],
     ranks: np.ndarray | None,
     synthesizer: Synthesizer,
@@ -160,6 +217,8 @@ def synced(
     clock: StageClock,
 ) -> Iterator[Task]:
     """The frames of the result, in order: a generated face in each that has a box."""
+    from lipsync.synthesis import cpu_batch  # this imports torch
+
     most = options.wav2lip_batch_size
     if threads.device.type == "cpu":
         most = min(most, cpu_batch(synthesizer.face_size))
@@ -178,20 +237,20 @@ def synced(
                 put(task.frame, face, task.box)
         return batch
 
-    located = located_frames(options, source, len(windows), threads, clock)
-    tasks = tasks_of(located, windows, synthesizer.face_size)
-    if ranks is not None:
-        tasks = with_references(tasks, ranks, synthesizer, ahead=frame_limit(FRAMES_AHEAD, source, shares=2))
-    batches = batched(tasks, batch_size)
-    with closing(in_parallel(say, batches, threads.workers, threads.limit)) as done:
-        for batch in done:
+    def gathered() -> Iterator[list[Task]]:
+        threads.use_all()  # in the thread that makes references, too
+        tasks = tasks_of(located, windows, synthesizer.face_size)
+        if ranks is not None:
+            tasks = with_references(tasks, ranks, synthesizer, frame_limit(FRAMES_AHEAD, source, shares=2))
+        yield from batched(tasks, batch_size)
+
+    with closing(in_parallel(say, gathered(), threads.workers, threads.limit)) as batches:
+        for batch in batches:
             while batch:
                 yield batch.pop(0)
 
 
-def tasks_of(
-    located: Iterator[tuple[np.ndarray, Box | None]], windows: list[np.ndarray], face_size: tuple[int, int]
-) -> Iterator[Task]:
+def tasks_of(located: Iterator[Located], windows: list[np.ndarray], face_size: tuple[int, int]) -> Iterator[Task]:
     """The frames and their windows; boxes as networks of `face_size` take them."""
     with closing(located):
         for (frame, box), window in zip(located, windows, strict=True):
@@ -199,10 +258,13 @@ def tasks_of(
 
 
 def with_references(tasks: Iterator[Task], ranks: np.ndarray, synthesizer: Synthesizer, ahead: int) -> Iterator[Task]:
-    """The same with the references of faces, made of all mouths up to `ahead` frames later.
+    """The same with the references of faces, made of the mouths up to `ahead` frames later: of fewer at first, so that
+    the first frames come soon.
 
     `ranks`: how open the mouth of each frame of the result shall be, see `Shot.like`.
     """
+    from lipsync.reference import FittingMouths  # this imports torch
+
     mouths = FittingMouths()
     waiting: deque[tuple[Task, np.ndarray | None, Shot | None]] = deque()
     ranked = iter(ranks)
@@ -212,21 +274,26 @@ def with_references(tasks: Iterator[Task], ranks: np.ndarray, synthesizer: Synth
         rank = next(ranked)
         return task._replace(reference=(shot.like(face, rank),)) if shot else task
 
+    done = 0
     with closing(tasks):
         for task in tasks:
             face = synthesizer.fit(cut(task.frame, task.box)) if task.box else None
             waiting.append((task, face, None if face is None else mouths.add(face)))
             del task  # the frame is let go of by whoever is done with it
-            if len(waiting) > ahead:
+            while len(waiting) > min(ahead, FIRST_AHEAD + done):
+                done += 1
                 yield oldest()
         while waiting:
             yield oldest()
 
 
 def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
-    """Tasks `size` at a time; the last list may be shorter."""
+    """Tasks `size` at a time; the last list may be shorter. The first ones are: `FIRST_BATCH` tasks, then as many as
+    there were before."""
     with closing(tasks):
-        while batch := list(islice(tasks, size)):
+        done = 0
+        while batch := list(islice(tasks, min(size, max(FIRST_BATCH, done)))):
+            done += len(batch)
             yield batch
             del batch
 

@@ -2,8 +2,10 @@
 
 A stage is an iterator over the stage before it. `ahead` and `in_parallel` move one into other threads without changing
 what it yields or in which order; closing the last iterator of a chain (`contextlib.closing`) ends all its threads.
-Threads serve since the work is done in libraries that let go of Python's lock.
+Threads serve since the work is done in libraries that let go of Python's lock. Importing this does not import torch.
 """
+
+from __future__ import annotations
 
 import os
 import time
@@ -11,11 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from threading import Condition, Lock, Thread
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cv2
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -63,15 +68,25 @@ class Queue(Generic[Item]):
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
     """The same items, made in another thread up to `depth` ahead; in this one, as they are asked for, if it is 0.
 
-    An error of that thread is raised here, in its place. Leaving the iteration closes `items` in their own thread.
+    That thread begins at once. Its error is raised here, in its place. Leaving the iteration closes `items` in their
+    own thread.
     """
+    begun = _made_ahead(items, depth)
+    next(begun)
+    return begun
+
+
+def _made_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """`ahead`, after a first None that says that it has begun."""
     if not depth:
+        yield None
         yield from items
         return
     queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
     thread = Thread(target=_produce, args=(items, queue), daemon=True)
     thread.start()
     try:
+        yield None
         for item, error in queue:
             if error is not None:
                 raise error
@@ -144,33 +159,63 @@ class Threads:
 
     Args:
         workers: threads that generate; None for as many as suit the machine; 0 for no threads of our own.
-        device: where the generator runs.
+        device: name of where the generator runs, as of `--device`.
+
+    Attributes:
+        side_by_side: whether stages have threads of their own.
     """
 
-    def __init__(self, workers: int | None, device: torch.device):
-        self.device = device
+    def __init__(self, workers: int | None, device: str):
+        self._workers, self._device = workers, device
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        fitting = GPU_WORKERS if device.type == "cuda" else min(self._cores, MOST_WORKERS)
-        self.workers = fitting if workers is None else workers
+        self.side_by_side = workers != 0
+        self._torch_before: int | None = None  # torch's number of threads, if it has been changed
+        self._lock = Lock()
 
-    def __enter__(self) -> "Threads":
-        self._before = torch.get_num_threads(), cv2.getNumThreads()
-        if self.workers:
+    def __enter__(self) -> Threads:
+        self._cv2_before = cv2.getNumThreads()
+        if self.side_by_side:
             cv2.setNumThreads(max(1, self._cores // 2))
         return self
 
     def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before[0])
-        cv2.setNumThreads(self._before[1])
+        cv2.setNumThreads(self._cv2_before)
+        if self._torch_before is not None:
+            import torch
+
+            torch.set_num_threads(self._torch_before)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the generator runs. Imports torch. Raises InputError if it is not there."""
+        from lipsync.synthesis import pick_device
+
+        return pick_device(self._device)
+
+    @property
+    def workers(self) -> int:
+        """How many threads generate. May import torch."""
+        if self._workers is not None:
+            return self._workers
+        return GPU_WORKERS if self.device.type == "cuda" else min(self._cores, MOST_WORKERS)
 
     def limit(self) -> None:
         """In a worker's thread: let torch use this worker's share of the cores, so that workers do not wait."""
-        torch.set_num_threads(max(1, self._cores // self.workers))
+        if self.side_by_side:
+            self._let_torch_use(max(1, self._cores // self.workers))
 
     def use_all(self) -> None:
         """In another stage's thread: let torch use every core. PyTorch counts threads for each thread that calls."""
-        if self.workers:
-            torch.set_num_threads(self._cores)
+        if self.side_by_side:
+            self._let_torch_use(self._cores)
+
+    def _let_torch_use(self, count: int) -> None:
+        import torch
+
+        with self._lock:
+            if self._torch_before is None:
+                self._torch_before = torch.get_num_threads()
+        torch.set_num_threads(count)
 
 
 class StageClock:

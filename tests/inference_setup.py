@@ -8,7 +8,7 @@ import torch
 from media import noise, portrait, write_clip
 
 from audio import save_wav
-from lipsync import detection, pipeline
+from lipsync import detection, synthesis
 from lipsync.options import InferenceOptions
 from models import Wav2Lip
 from models.checkpoint import save_checkpoint
@@ -86,6 +86,6 @@ class Script:
 def stand_in(monkeypatch, boxes_of=lambda i: [(60, 20, 160, 140, 0.9)], painter: Painter | None = None) -> Painter:
     """Replace generator and detector of the pipeline."""
     painter = painter or Painter()
-    monkeypatch.setattr(pipeline, "Synthesizer", lambda *_: painter)
+    monkeypatch.setattr(synthesis, "Synthesizer", lambda *_: painter)
     monkeypatch.setattr(detection, "FaceAlignment", Script(boxes_of))
     return painter

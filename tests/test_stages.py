@@ -48,6 +48,12 @@ def test_ahead_goes_no_further_than_its_depth():
     assert source.closed_by is not threading.current_thread()
 
 
+def test_ahead_begins_at_once():
+    begun = threading.Event()
+    with closing(ahead((begun.set() for _ in range(2)), 1)):
+        assert begun.wait(10)
+
+
 def test_errors_come_after_the_items_before_them():
     items = ahead(iter(Source(fails_at=4)), 2)
     assert list(itertools.islice(items, 4)) == [0, 1, 2, 3]
