@@ -1,10 +1,75 @@
-"""The mouth of one picture of a face on another picture of it, in the other's pose."""
+"""Mouths of pictures of faces: opened and closed, and put on another picture of the face in its pose."""
 
 import cv2
 import numpy as np
 
 SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
+# Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1.
+OPENINGS = (0, 0.011, 0.016, 0.020, 0.023, 0.027, 0.031, 0.036, 0.044, 0.059, 0.105)
+EYE_DISTANCE = 0.61  # over a face box's width
+INNER = 0.82  # of the mouth's width, between the inner corners
+UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
+JAW, JAW_WIDTH = 0.9, 1.9  # how far the jaw follows the lower lip; its width over the mouth's
+NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
+DARK = (38, 30, 52)  # inside of a mouth, BGR
+AVERAGE_LIGHT = 110  # grey level of a face in that light
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
+
+
+def gap_at(rank: float, width: int) -> float:
+    """The gap that a share `rank` of talking mouths do not reach, in pixels of a face `width` wide."""
+    return float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS)) * EYE_DISTANCE * width
+
+
+def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
+    """The face with another gap between its inner lips: the picture is warped, and dark where a mouth opens.
+
+    Upper teeth stay with the upper lip; the jaw moves with the lower one. Meant as what a generator is shown.
+
+    Args:
+        face: (H, W, 3) uint8 BGR.
+        lips: `models.opening.LIP_POINTS` (5, 2), x over the width and y over the height.
+        gap: in pixels, at the middle of the mouth; 0 closes it.
+    """
+    height, width = face.shape[:2]
+    unit = height / 96
+    left, right, upper_lip, lower_lip, _ = lips * (width, height)
+    if left[0] > right[0]:
+        left, right = right, left
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    middle, half = (left[0] + right[0]) / 2, max(unit, INNER * (right[0] - left[0]) / 2)
+    slope = (right[1] - left[1]) / max(unit, right[0] - left[0])
+    corners = left[1] + slope * (x - left[0])  # the line through them
+    bow = np.clip(1 - ((x - middle) / half) ** 2, 0, 1)
+    sag = [point[1] - left[1] - slope * (point[0] - left[0]) for point in (upper_lip, lower_lip)]
+    upper = corners + sag[0] * bow
+    lower = np.maximum(corners + sag[1] * bow, upper)
+    change = gap - (lower_lip[1] - upper_lip[1])
+    rise = UPPER_SHARE * max(change, 0.0)
+    drop, round_bow = change - rise, np.sqrt(bow)  # mouths get rounder as they open
+    new_upper = upper - rise * round_bow
+    new_lower = np.maximum(lower + drop * round_bow, new_upper)
+
+    fading = np.clip(1 - (new_upper - y) / (NOSE * unit), 0, 1)
+    jaw = JAW * drop * np.exp(-(((x - middle) / (JAW_WIDTH * half)) ** 2))
+    below = np.clip((y - new_lower) / (LIP * unit), 0, 1)  # from the lip's edge to where the jaw moves as a whole
+    chin = np.clip((height + 6 * unit - y) / np.maximum(unit, height - 3 * unit - new_lower), 0, 1)
+    source = np.where(
+        y <= new_upper,
+        y + rise * round_bow * fading,
+        np.where(
+            y < new_lower,
+            upper + y - new_upper,  # what was inside hangs on the upper lip
+            y - ((1 - below) * (new_lower - lower) + below * jaw) * chin,
+        ),
+    )
+    moved = cv2.remap(face, x, source.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    uncovered = np.clip(y - (new_upper + lower - upper) + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
+    uncovered *= np.clip((new_lower - new_upper) / unit, 0, 1)
+    row = int(np.clip(upper_lip[1], 0, height - 1))
+    light = np.clip(face[row : row + max(1, round(4 * unit))].mean() / AVERAGE_LIGHT, 0.3, 1.3)
+    inside = light * np.array(DARK, np.float32)
+    return (moved + uncovered[:, :, None] * (inside - moved) + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:

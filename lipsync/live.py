@@ -70,8 +70,7 @@ class LipSyncStream:
         ]
         self._hear: HeardOpenings | None = None
         if wants_fitting(settings.reference, self._generate.reference):
-            self._hear, mouths = HeardOpenings(), FittingMouths()
-            self._shots = [None if face is None else mouths.add(face) for face in self._faces]
+            self._hear, self._mouths = HeardOpenings(), FittingMouths()
         self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
@@ -127,11 +126,7 @@ class LipSyncStream:
         if self._hear and with_face:
             heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
             ranks = self._hear(self._mel, np.array(heard))
-            mouths = (
-                self._shots[places[k]].like(self._faces[places[k]], rank)
-                for k, rank in zip(with_face, ranks, strict=True)
-            )
-            inputs = [(*given, mouth) for given, mouth in zip(inputs, mouths, strict=True)]
+            inputs = [(*given, self._mouths(given[0], rank)) for given, rank in zip(inputs, ranks, strict=True)]
         made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
         self.frame_index = indices.stop
         self._forget(self._window_start(indices.stop))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from lipsync.stages import StageClock, Threads, ahead, in_parallel
 from lipsync.video_writer import VideoWriter, result_path
 
 if TYPE_CHECKING:
-    from lipsync.reference import Shot
     from lipsync.synthesis import Synthesizer
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
@@ -48,8 +46,6 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 WINDOW_START_OFFSET_MS = 0.0
 LOCATED_AHEAD = 8  # frames, so that the first batches are there when the generator is
 FIRST_BATCH = 2  # frames, so that the first one comes soon
-FRAMES_AHEAD = 50  # whose mouths are known, where references fit the speech
-FIRST_AHEAD = 8  # of them before the first frame is made
 
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and how many there are."""
@@ -81,7 +77,7 @@ class Task(NamedTuple):
     frame: np.ndarray  # (H, W, 3) uint8 BGR
     box: Box | None
     mel_window: np.ndarray  # (80, 16)
-    reference: tuple[np.ndarray, ...] = ()  # of the face, if it is not its own
+    rank: float = 0.0  # how open the mouth of its reference shall be, see `FittingMouths`
 
 
 def run(options: InferenceOptions, progress: Progress | None = None, workers: int | None = None) -> InferenceResult:
@@ -180,7 +176,7 @@ def importing_torch() -> Iterator[None]:
 def opening_ranks(
     options: InferenceOptions, mel: np.ndarray, fps: Fraction, synthesizer: Synthesizer
 ) -> np.ndarray | None:
-    """How open the mouth of each frame of the result shall be, see `Shot.like`; None where faces are their own
+    """How open the mouth of each frame of the result shall be, see `FittingMouths`; None where faces are their own
     references."""
     from lipsync.reference import HeardOpenings, wants_fitting  # these import torch
     from models.opening import HEARING_LEAD_MS
@@ -217,7 +213,8 @@ def synced(
     clock: StageClock,
 ) -> Iterator[Task]:
     """The frames of the result, in order: a generated face in each that has a box."""
-    from lipsync.synthesis import cpu_batch  # this imports torch
+    from lipsync.reference import FittingMouths  # these import torch
+    from lipsync.synthesis import cpu_batch
 
     most = options.wav2lip_batch_size
     if threads.device.type == "cpu":
@@ -225,24 +222,23 @@ def synced(
     batch_size = frame_limit(most, source, shares=threads.workers + 4)
     generate = Batches(synthesizer, batch_size, "--wav2lip_batch_size")
     put = compositor(options.blend, options.enhance)
+    mouths = None if ranks is None else FittingMouths()
 
     def say(batch: list[Task]) -> list[Task]:
         with_face = [task for task in batch if task.box]
         with clock("generate"):
-            faces = generate([
-                (synthesizer.fit(cut(task.frame, task.box)), task.mel_window, *task.reference) for task in with_face
-            ])  # fmt: skip
+            inputs = [(synthesizer.fit(cut(task.frame, task.box)), task.mel_window) for task in with_face]
+            if mouths:
+                inputs = [(*given, mouths(given[0], task.rank)) for given, task in zip(inputs, with_face, strict=True)]
+            faces = generate(inputs)
         with clock("composite"):
             for task, face in zip(with_face, faces, strict=True):
                 put(task.frame, face, task.box)
         return batch
 
     def gathered() -> Iterator[list[Task]]:
-        threads.use_all()  # in the thread that makes references, too
-        tasks = tasks_of(located, windows, synthesizer.face_size)
-        if ranks is not None:
-            tasks = with_references(tasks, ranks, synthesizer, frame_limit(FRAMES_AHEAD, source, shares=2))
-        yield from batched(tasks, batch_size)
+        threads.use_all()
+        yield from batched(tasks_of(located, windows, ranks, synthesizer.face_size), batch_size)
 
     with closing(in_parallel(say, gathered(), threads.workers, threads.limit)) as batches:
         for batch in batches:
@@ -250,41 +246,17 @@ def synced(
                 yield batch.pop(0)
 
 
-def tasks_of(located: Iterator[Located], windows: list[np.ndarray], face_size: tuple[int, int]) -> Iterator[Task]:
-    """The frames and their windows; boxes as networks of `face_size` take them."""
+def tasks_of(
+    located: Iterator[Located],
+    windows: list[np.ndarray],
+    ranks: np.ndarray | None,
+    face_size: tuple[int, int],
+) -> Iterator[Task]:
+    """The frames and what is said in them; boxes as networks of `face_size` take them."""
+    ranks = np.zeros(len(windows)) if ranks is None else ranks
     with closing(located):
-        for (frame, box), window in zip(located, windows, strict=True):
-            yield Task(frame, box and with_aspect(box, face_size), window)
-
-
-def with_references(tasks: Iterator[Task], ranks: np.ndarray, synthesizer: Synthesizer, ahead: int) -> Iterator[Task]:
-    """The same with the references of faces, made of the mouths up to `ahead` frames later: of fewer at first, so that
-    the first frames come soon.
-
-    `ranks`: how open the mouth of each frame of the result shall be, see `Shot.like`.
-    """
-    from lipsync.reference import FittingMouths  # this imports torch
-
-    mouths = FittingMouths()
-    waiting: deque[tuple[Task, np.ndarray | None, Shot | None]] = deque()
-    ranked = iter(ranks)
-
-    def oldest() -> Task:
-        task, face, shot = waiting.popleft()
-        rank = next(ranked)
-        return task._replace(reference=(shot.like(face, rank),)) if shot else task
-
-    done = 0
-    with closing(tasks):
-        for task in tasks:
-            face = synthesizer.fit(cut(task.frame, task.box)) if task.box else None
-            waiting.append((task, face, None if face is None else mouths.add(face)))
-            del task  # the frame is let go of by whoever is done with it
-            while len(waiting) > min(ahead, FIRST_AHEAD + done):
-                done += 1
-                yield oldest()
-        while waiting:
-            yield oldest()
+        for (frame, box), window, rank in zip(located, windows, ranks, strict=True):
+            yield Task(frame, box and with_aspect(box, face_size), window, float(rank))
 
 
 def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
-from models.opening import MouthOpening, SpeechOpening
+from models.opening import MouthOpening, MouthShape, SpeechOpening
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
 from whole import written_whole
@@ -29,6 +29,7 @@ DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
 HEARD_OPENING = CHECKPOINTS / "speech_opening.pth"
+MOUTH_SHAPE = CHECKPOINTS / "mouth_shape.pth"
 
 REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`
 LARGE = 2**16  # weights of a layer; smaller ones, those that pictures pass among them, cost little and need precision
@@ -167,6 +168,11 @@ def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> 
 def load_seen_opening(path: str | Path = SEEN_OPENING) -> MouthOpening:
     """The network that sees how far mouths are open, frozen, in eval mode. Raises InputError."""
     return load_network(MouthOpening, path).requires_grad_(False)
+
+
+def load_mouth_shape(path: str | Path = MOUTH_SHAPE) -> MouthShape:
+    """The network that sees where lips are, frozen, in eval mode. Raises InputError."""
+    return load_network(MouthShape, path).requires_grad_(False)
 
 
 def load_heard_opening(path: str | Path = HEARD_OPENING) -> SpeechOpening:

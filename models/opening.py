@@ -1,8 +1,9 @@
-"""How far a mouth is open, seen and heard: two small networks that learnt it from a landmark model's judgement.
+"""How far a mouth is open, seen and heard, and where its lips are: small networks that learnt it from a landmark model.
 
 Openings are gaps between the inner lips in distances of the outer eye corners: 0.02 is nearly closed, 0.1 wide open.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,8 @@ CONTEXT = 32  # mel frames before those that a generator hears (16): how the voi
 MEL_FRAMES = CONTEXT + 16
 SILENCE = (-3.2, -2.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
 HEARING_LEAD_MS = 40.0  # how much before a frame the last 16 mel frames start
+SHAPE_PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (64, 2), (64, 1))
+LIP_POINTS = (61, 291, 13, 14, 17)  # corners, upper and lower inner lip, lower edge: numbers of MediaPipe's face mesh
 LISTENERS = 3  # that hear alike but for what each has learnt by heart: their mean is better than any
 HEARING_PLAN = ((48, 1), (48, 2), (48, 1), (96, 2), (96, 1), (96, 2), (96, 1))
 PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
@@ -54,6 +57,42 @@ class MouthOpening(nn.Module):
         deviation = lower.std((1, 2, 3), keepdim=True) + 0.02  # a flat picture stays flat
         lower = (lower - lower.mean((1, 2, 3), keepdim=True)) / deviation
         return self.head(self.features(lower).flatten(1))[:, 0]
+
+
+class MouthShape(nn.Module):
+    """Where the lips of faces are.
+
+    Args:
+        img_size: (height, width) of the face in pixels; others are resized to it.
+        width: factor on every channel count.
+    """
+
+    def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
+        super().__init__()
+        self.img_size, self.width = tuple(img_size), width
+        layers: list[nn.Module] = []
+        channels, cells = 1, img_size
+        for wanted, stride in SHAPE_PLAN:
+            out = scaled(wanted, width)
+            layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
+            channels, cells = out, tuple(-(-side // stride) for side in cells)
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(channels * cells[0] * cells[1], 2 * len(LIP_POINTS)))
+        self.register_buffer("mean", torch.zeros(len(LIP_POINTS), 2))  # of the points that it learnt from
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Faces (N, 3, H, W) in [0, 1] -> `LIP_POINTS` (N, 5, 2): x over the width, y over the height."""
+        if faces.shape[-2:] != self.img_size:
+            faces = F.interpolate(faces, self.img_size, mode="bilinear", antialias=True)
+        grey = faces.float().mean(1, keepdim=True)
+        grey = (grey - grey.mean((1, 2, 3), keepdim=True)) / (grey.std((1, 2, 3), keepdim=True) + 0.02)
+        return self.mean + 0.1 * self.head(self.features(grey).flatten(1)).unflatten(1, (-1, 2))
+
+    @torch.inference_mode()
+    def lips_of(self, faces: np.ndarray) -> np.ndarray:
+        """The same of pictures (N, H, W, 3) uint8 BGR."""
+        pictures = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float() / 255
+        return self(pictures).numpy()
 
 
 class SpeechOpening(nn.Module):

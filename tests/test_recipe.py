@@ -1,4 +1,4 @@
-"""The recipe of the default weights, tiny, on toy clips: it learns, goes on where it stopped, ends in two files."""
+"""The recipe of the default weights, tiny, on toy clips: it learns, goes on where it stopped, ends in three files."""
 
 import json
 import os
@@ -40,11 +40,12 @@ def test_tiny_recipe_learns_and_resumes(command, tmp_path):
     assert max(curve(tmp_path / "expert", "pair_accuracy")) > 0.9
     assert min(curve(tmp_path / "expert", "loss")) < 0.4
     assert curve(tmp_path / "generator", "l1")[-1] < 0.8 * curve(tmp_path / "generator_face", "l1")[0]
-    load_generator(tmp_path / "wav2lip_small.pth")
+    generators = [load_generator(tmp_path / f"wav2lip_small{name}.pth") for name in ("", "_gan")]
+    assert [generator.reference for generator in generators] == ["fitting", "fitting"]
     load_expert(tmp_path / "lipsync_expert_small.pth")
 
     again = subprocess.run([*command, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert again.stdout.count("done already") == 4
+    assert again.stdout.count("done already") == 6
 
 
 def test_failing_step_ends_in_one_line(command, tmp_path):

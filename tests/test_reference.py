@@ -1,79 +1,71 @@
 """References whose mouth fits the speech: which mouth is taken, in which pose, and that the generator is given it."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from inference_setup import Painter, make_inputs, options, stand_in
 
 from errors import InputError
-from lipsync import live, reference
+from lipsync import live
 from lipsync.live import LipSyncStream
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
-from lipsync.reference import KEPT, LEVELS, FittingMouths, HeardOpenings, wants_fitting
+from lipsync.reference import FittingMouths, HeardOpenings, wants_fitting
+from lipsync.video import FrameReader
 from models import Wav2Lip
-from models.checkpoint import load_generator, save_checkpoint
-from mouths import aligned
+from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
+from mouths import aligned, gap_at, with_gap
+
+LIPS = np.array([(32, 72), (64, 72), (48, 71), (48, 73), (48, 79)]) / 96
 
 
-class DarkMouth(torch.nn.Module):
-    """Sees a mouth as open as it is dark, 0.12 at black."""
-
-    def forward(self, faces):
-        return 0.12 * (1 - faces[:, :, 70:84, 36:60].mean((1, 2, 3)))
-
-
-@pytest.fixture
-def mouths(monkeypatch):
-    monkeypatch.setattr(reference, "load_seen_opening", DarkMouth)
-    return FittingMouths()
-
-
-def face_with(mouth: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    face = np.kron(rng.integers(60, 200, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    face[48:] = 150
-    face[66:88, 32:64] = mouth
+def drawn_face(gap: float = 2.0) -> np.ndarray:
+    """A face whose mouth is a dark gap between red lips, with white teeth below the upper lip."""
+    y, x = np.mgrid[:96, :96]
+    face = np.full((96, 96, 3), 150, np.uint8)
+    bow = np.clip(1 - ((x - 48) / 16) ** 2, 0, 1)
+    face[np.abs(y - 72) < 6 * bow] = (60, 60, 170)
+    face[np.abs(y - 72) <= gap / 2 * bow] = (20, 20, 20)
     return face
 
 
-def mouth_of(face: np.ndarray) -> int:
-    return int(face[76, 48, 0])
+def gap_in(face: np.ndarray) -> int:
+    return int((face[60:90, 48].max(1) < 80).sum())
 
 
-def test_the_mouth_is_as_far_open_among_the_others_as_is_asked(mouths):
-    shades = [250, 210, 170, 130, 90, 50, 10]
-    shots = [mouths.add(face_with(shade)) for shade in shades]
-    assert len(set(map(id, shots))) == 1
-    given = [shots[0].like(face_with(128), rank) for rank in (0.0, 0.5, 1.0)]
-    assert [mouth_of(face) for face in given] == [250, 130, 10]
-    assert all(np.array_equal(face[:44], face_with(0)[:44]) for face in given)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_mouths_are_opened_as_far_as_asked_and_closed(scale):
+    face = drawn_face().repeat(scale, 0).repeat(scale, 1)
+    gaps = [gap_in(with_gap(face, LIPS, gap * scale)[::scale, ::scale]) for gap in (0, 2, 4, 6)]
+    assert gaps[0] <= 1 and abs(gaps[2] - 4) <= 1 and abs(gaps[3] - 6) <= 1
+    assert gaps == sorted(gaps)
+    for gap in (0, 6):
+        changed = np.argwhere((with_gap(face, LIPS, gap * scale) != face).any(2))
+        assert changed[:, 0].min() > 58 * scale  # the nose and all above it stay
+    kept = with_gap(face, LIPS, 2 * scale)
+    assert np.abs(kept.astype(int) - face).mean() < 1
 
 
-def test_only_the_newest_mouths_of_each_level_are_held(mouths):
-    for number in range(300):
-        shot = mouths.add(face_with(number % 256))
-    held = [len(level) for level in shot._levels]
-    assert max(held) == KEPT and sum(held) <= KEPT * LEVELS
+def test_mirrored_and_odd_lips_do_no_harm():
+    face = drawn_face()
+    assert np.array_equal(with_gap(face, LIPS[[1, 0, 2, 3, 4]], 4), with_gap(face, LIPS, 4))
+    for lips in (np.zeros((5, 2)), np.ones((5, 2)), np.full((5, 2), 2.0), LIPS[[2, 2, 2, 2, 2]]):
+        assert with_gap(face, lips, 5).shape == face.shape
 
 
-def test_of_equally_open_mouths_the_one_in_the_nearest_pose_is_taken(mouths):
-    near, far = face_with(150), face_with(147)
-    far[:40] = np.clip(far[:40].astype(int) + 12, 0, 255)
-    mouths.add(far)
-    shot = mouths.add(near)
-    mouths.add(face_with(20))
-    assert mouth_of(shot.like(face_with(20), 0.2)) == 150
+def test_gaps_grow_with_the_rank_and_the_face():
+    gaps = [gap_at(rank, 96) for rank in (0.0, 0.25, 0.5, 0.9, 1.0)]
+    assert gaps[0] == 0 and gaps == sorted(gaps) and 4 < gaps[-1] < 8
+    assert gap_at(0.5, 192) == pytest.approx(2 * gaps[2])
 
 
-def test_shots_keep_their_own_mouths_and_are_met_again(mouths):
-    one = mouths.add(face_with(150, seed=1))
-    other = mouths.add(face_with(10, seed=2))
-    assert one is not other and mouths.add(face_with(100, seed=1)) is one
-    assert mouth_of(one.like(face_with(60, seed=1), 1.0)) == 100
-    assert mouth_of(other.like(face_with(60, seed=2), 0.0)) == 10
-    turned = face_with(60, seed=3)  # in a pose that was never seen
-    assert other.like(turned, 0.0) is turned
+def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared):
+    frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
+    face, fitting, see = cv2.resize(frame[110:450, 550:850], (96, 96)), FittingMouths(), load_seen_opening()
+    faces = np.stack([fitting(face, rank) for rank in (0.0, 0.5, 0.9, 1.0)])
+    openings = see(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255).tolist()
+    assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
 
 
 def test_faces_are_aligned_by_their_upper_half():
@@ -138,7 +130,7 @@ def test_generator_is_given_the_reference_whatever_the_batches(tmp_path, monkeyp
         assert np.array_equal(few[2], many[2])
 
 
-def test_live_takes_the_mouths_of_the_whole_video(tmp_path, monkeypatch):
+def test_live_gives_references_too(tmp_path, monkeypatch):
     folder = make_inputs(tmp_path)
     painter = Keeping()
     monkeypatch.setattr(live, "Synthesizer", lambda *_: painter)

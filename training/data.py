@@ -256,8 +256,7 @@ class GeneratorDataset(_WindowDataset):
             targets, references = (source.window(start, self.img_size, self.steps) for start in windows)
             if self.fitting is not None:
                 places = np.searchsorted(source.numbers, windows[0] + np.array(self.steps))
-                fitting = self.fitting(clip, targets, places, rng)
-                references = references if fitting is None else fitting
+                references = self.fitting(clip, targets, places, rng)
             frames = (np.array([*(start - self.lead + k for k in self.steps), start]) for start in windows)
             speech = (gain(source.mel_windows(at, self.hp.fps))[:, None] for at in frames)
         sample = {

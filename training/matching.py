@@ -12,9 +12,9 @@ import torch
 
 from errors import InputError
 from hparams import HParams
-from models.checkpoint import load_heard_opening, load_seen_opening
+from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening
-from mouths import pose_distances, pose_of, with_mouth_of
+from mouths import gap_at, pose_distances, pose_of, with_gap, with_mouth_of
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
@@ -23,8 +23,7 @@ CANDIDATES = 3  # drawn for a mouth: the one nearest in pose is taken
 CLOSED, OPEN, ANY = range(3)
 REFERENCES = (CLOSED, CLOSED, OPEN, OPEN, ANY)  # mouths of the references of a sample's five frames
 TARGETS = (CLOSED, OPEN, CLOSED, OPEN, ANY)  # mouths of its targets, which the speech says
-NEAREST = 4  # mouths that are about as open as is wanted: the one nearest in pose is taken
-MISS = 0.08  # standard deviation of what a fitting reference's rank misses its target's by
+MISS = 0.004  # standard deviation, in faces' heights, of what a fitting reference's mouth misses its target's by
 TREMBLE = 0.02  # standard deviation of what is added to a frame's rank before speech of that rank is looked up
 BATCH = 2048  # mel windows heard at once
 
@@ -62,44 +61,47 @@ class FittingReferences:
     """References whose mouth is about as open as the target's, in the target's pose: what inference shows a generator
     whose `reference` is "fitting" (`lipsync.reference`).
 
+    The mouth is another frame's, opened or closed as far as the target's.
+
     Args:
         clips: usable clips, all in memory or on a disk.
         fps: frames a second of the clips.
         img_size: (height, width) of the faces.
         distance: frames that lie at least between a target and where its mouth is taken from.
-        heard: the speech says how open the mouth is, as in inference, instead of the target, as in training: learnt
-            from speech, a generator would hold the mouth for what cannot be trusted.
+        heard: the speech says how open the mouth is, as in inference, instead of the target, as in training: where
+            speech and mouth often disagree, a generator learns to trust neither.
     """
 
     def __init__(self, clips: list[Clip], fps: float, img_size: tuple[int, int], distance: int, heard: bool):
         self.clips, self.fps, self.img_size, self.distance = clips, fps, img_size, distance
-        self._ranks = MouthRanks(clips, img_size)
+        self._shape = load_mouth_shape()
         self._hear = load_heard_opening() if heard else None
 
-    def __call__(
-        self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray | None:
-        """The references of faces (n, H, W, 3) at places (n,) of a clip; None for a clip whose mouth hardly moves."""
-        ranks = self._ranks(clip)
-        if ranks is None:
-            return None
-        wanted = ranks[places] + rng.normal(0, MISS, len(places))
-        if self._hear is not None:
-            wanted = np.quantile(ranks, self._heard(clip, places))
-        return np.stack([self._one(clip, *each, ranks) for each in zip(targets, places, wanted, strict=True)])
+    def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The references of faces (n, H, W, 3) at places (n,) of a clip."""
+        others = np.stack([
+            with_mouth_of(self.clips[clip].face(self._other(clip, place, rng), self.img_size), target)
+            for target, place in zip(targets, places, strict=True)
+        ])  # fmt: skip
+        gaps = self._gaps(clip, targets, places) + rng.normal(0, MISS * self.img_size[0], len(places))
+        lips = self._shape.lips_of(others)
+        return np.stack([with_gap(*each) for each in zip(others, lips, gaps.clip(0), strict=True)])
+
+    def _other(self, clip: int, place: int, rng: np.random.Generator) -> int:
+        count = len(self.clips[clip].numbers)
+        away = np.flatnonzero(np.abs(np.arange(count) - place) >= min(self.distance, count // 2))
+        return int(rng.choice(away))
 
     @torch.inference_mode()
-    def _heard(self, clip: int, places: np.ndarray) -> np.ndarray:
+    def _gaps(self, clip: int, targets: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """How open the mouths shall be, in pixels."""
+        if self._hear is None:
+            lips = self._shape.lips_of(targets)
+            return (lips[:, 3, 1] - lips[:, 2, 1]) * self.img_size[0]
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
         windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
-        return self._hear.rank(torch.from_numpy(windows)[:, None]).numpy()
-
-    def _one(self, clip: int, target: np.ndarray, place: int, wanted: float, ranks: np.ndarray) -> np.ndarray:
-        away = np.flatnonzero(np.abs(np.arange(len(ranks)) - place) >= min(self.distance, len(ranks) // 2))
-        nearest = away[np.argsort(np.abs(ranks[away] - wanted), kind="stable")[:NEAREST]]
-        faces = [self.clips[clip].face(at, self.img_size) for at in nearest]
-        far = pose_distances(pose_of(target), np.stack([pose_of(face) for face in faces]))
-        return with_mouth_of(faces[np.argmin(far)], target)
+        ranks = self._hear.rank(torch.from_numpy(windows)[:, None])
+        return np.array([gap_at(float(rank), self.img_size[1]) for rank in ranks])
 
 
 class Matches:

@@ -1,4 +1,4 @@
-"""The recipe of the default weights, from a preprocessed tree or a pack to two small files; resumable at any point.
+"""The recipe of the default weights, from a preprocessed tree or a pack to three small files; resumable at any point.
 
     python -m training.recipe --data_root packed --runs runs/default
     python -m training.recipe --data_root packed --runs runs/tiny --tiny    # minutes on a CPU, to see it learn
@@ -25,6 +25,11 @@ GENERATOR = (
     f"{COMMON},start_as_copy=True,generator_width=0.5,augment=True,batch_size=8,min_negative_distance=5,"
     "mouth_wt=1,lips_wt=0.03,sync_colours=False,syncnet_threshold=0,warmup_steps=50,"
     "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.99"
+)
+FITTING = "fitting_references=True,matched_share=0.5"
+QUALITY = (
+    "disc_width=0.5,disc_wt=0.03,disc_initial_learning_rate=1e-5,initial_learning_rate=1e-5,syncnet_wt=0,"
+    "hq_syncnet_wt_settled=0,decoder_only=True,hold_statistics=True"
 )
 
 
@@ -66,7 +71,23 @@ STEPS = (
         "spoken_over_share=0.5,shade_wt=15,contrast_wt=0.01,syncnet_wt=0.002,syncnet_wt_settled=0.002",
         seed=13, expert="expert", init_from="generator_face",
     ),
+    Step(  # references whose mouth fits the speech, beside some that do not
+        "generator_fitting", "wav2lip_train.py", 1500,
+        f"{GENERATOR},{FITTING},initial_learning_rate=5e-4,decay_steps=1500,syncnet_wt=0,syncnet_wt_settled=0",
+        seed=14, expert="expert", init_from="generator",
+    ),
+    Step(
+        "generator_quality", "hq_wav2lip_train.py", 600,
+        f"{GENERATOR},{FITTING},{QUALITY},decay_steps=600",
+        seed=21, expert="expert", init_from="generator_fitting",
+    ),
 )  # fmt: skip
+
+FILES = {  # what the steps end in
+    "expert": "lipsync_expert_small.pth",
+    "generator_fitting": "wav2lip_small.pth",
+    "generator_quality": "wav2lip_small_gan.pth",
+}
 
 TINY_EXPERT = "syncnet_batch_size=16,min_negative_distance=2,ema_decay=0.9"
 TINY_GENERATOR = "batch_size=2,ema_decay=0.9,warmup_steps=5"
@@ -75,6 +96,8 @@ TINY = {
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
     "generator_face": (20, f"{TINY_GENERATOR},eval_interval=20,checkpoint_interval=20"),
     "generator": (30, f"{TINY_GENERATOR},decay_steps=30,eval_interval=15,checkpoint_interval=15"),
+    "generator_fitting": (10, f"{TINY_GENERATOR},decay_steps=10,eval_interval=10,checkpoint_interval=10"),
+    "generator_quality": (6, f"{TINY_GENERATOR},decay_steps=6,eval_interval=6,checkpoint_interval=6"),
 }
 
 
@@ -138,7 +161,7 @@ def call(argv: list[object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default weights, as they were trained")
     parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
-    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs and the two files they end in")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs and the three files they end in")
     parser.add_argument("--filelists", type=Path, default=FILELISTS,
                         help="folder of train.txt and val.txt; a pack has its own")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -149,7 +172,7 @@ def main() -> None:
         setattr(args, name, getattr(args, name).resolve())
     for step in STEPS:
         run_step(tiny(step) if args.tiny else step, args)
-    for step, name in (("generator", "wav2lip_small.pth"), ("expert", "lipsync_expert_small.pth")):
+    for step, name in FILES.items():
         call(["-m", "models.export", best(args.runs, step), args.runs / name])
 
 
