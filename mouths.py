@@ -13,6 +13,7 @@ JAW, JAW_WIDTH = 0.9, 1.9  # how far the jaw follows the lower lip; its width ov
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
 DARK = (38, 30, 52)  # inside of a mouth, BGR
 AVERAGE_LIGHT = 110  # grey level of a face in that light
+ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
 
@@ -36,7 +37,9 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
     left, right, upper_lip, lower_lip, _ = lips * (width, height)
     if left[0] > right[0]:
         left, right = right, left
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    highest = min(left[1], right[1], upper_lip[1]) - (NOSE + 2) * unit  # all above stays
+    first = int(np.clip(highest - UPPER_SHARE * max(gap, 0.0), 0, height - 1))
+    y, x = np.mgrid[first:height, :width].astype(np.float32)
     middle, half = (left[0] + right[0]) / 2, max(unit, INNER * (right[0] - left[0]) / 2)
     slope = (right[1] - left[1]) / max(unit, right[0] - left[0])
     corners = left[1] + slope * (x - left[0])  # the line through them
@@ -69,7 +72,8 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
     row = int(np.clip(upper_lip[1], 0, height - 1))
     light = np.clip(face[row : row + max(1, round(4 * unit))].mean() / AVERAGE_LIGHT, 0.3, 1.3)
     inside = light * np.array(DARK, np.float32)
-    return (moved + uncovered[:, :, None] * (inside - moved) + 0.5).clip(0, 255).astype(np.uint8)
+    lower_part = (moved + uncovered[:, :, None] * (inside - moved) + 0.5).clip(0, 255).astype(np.uint8)
+    return np.concatenate((face[:first], lower_part))
 
 
 def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -86,14 +90,18 @@ def aligned(face: np.ndarray, to: np.ndarray) -> np.ndarray:
     Enhanced correlation coefficient (Evangelidis and Psarakis, 2008), which does not mind brightness.
     """
     height, width = to.shape[:2]
-    region = np.zeros((height, width), np.uint8)
-    region[height // 24 : height * 13 // 24, width // 12 : width * 11 // 12] = 255
-    grey = [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_BGR2GRAY) for picture in (to, face)]
+    shrink = max(1.0, height / ALIGNED_HEIGHT)
+    size = round(width / shrink), round(height / shrink)
+    region = np.zeros(size[::-1], np.uint8)
+    region[size[1] // 24 : size[1] * 13 // 24, size[0] // 12 : size[0] * 11 // 12] = 255
+    small = (cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA) for picture in (to, face))
+    grey = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in small]
     matrix = np.eye(2, 3, dtype=np.float32)
     try:
         _, matrix = cv2.findTransformECC(*grey, matrix, cv2.MOTION_EUCLIDEAN, ALIGNMENT, region, 5)
     except cv2.error:  # it did not converge
         return face
+    matrix[:, 2] = shrink * matrix[:, 2] + (shrink - 1) / 2 * (1 - matrix[:, :2].sum(1))  # pixels have middles
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     face = np.ascontiguousarray(face)
     return cv2.warpAffine(face, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)

@@ -14,7 +14,7 @@ from hparams import hparams
 from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
-from lipsync.reference import FittingMouths, HeardOpenings, wants_fitting
+from lipsync.reference import ClosedMouths, HeardOpenings, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch
@@ -70,7 +70,11 @@ class LipSyncStream:
         ]
         self._hear: HeardOpenings | None = None
         if wants_fitting(settings.reference, self._generate.reference):
-            self._hear, self._mouths = HeardOpenings(), FittingMouths()
+            self._hear, mouths = HeardOpenings(), ClosedMouths()
+            for face in self._faces:
+                if face is not None:
+                    mouths.add(face)
+            self._mouths = [None if face is None else mouths.of(face) for face in self._faces]
         self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
@@ -126,7 +130,8 @@ class LipSyncStream:
         if self._hear and with_face:
             heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
             ranks = self._hear(self._mel, np.array(heard))
-            inputs = [(*given, self._mouths(given[0], rank)) for given, rank in zip(inputs, ranks, strict=True)]
+            mouths = (self._mouths[places[k]].opened(rank) for k, rank in zip(with_face, ranks, strict=True))
+            inputs = [(*given, mouth) for given, mouth in zip(inputs, mouths, strict=True)]
         made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
         self.frame_index = indices.stop
         self._forget(self._window_start(indices.stop))

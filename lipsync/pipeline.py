@@ -77,7 +77,7 @@ class Task(NamedTuple):
     frame: np.ndarray  # (H, W, 3) uint8 BGR
     box: Box | None
     mel_window: np.ndarray  # (80, 16)
-    rank: float = 0.0  # how open the mouth of its reference shall be, see `FittingMouths`
+    reference: tuple[np.ndarray, ...] = ()  # of the face, if it is not its own
 
 
 def run(options: InferenceOptions, progress: Progress | None = None, workers: int | None = None) -> InferenceResult:
@@ -176,7 +176,7 @@ def importing_torch() -> Iterator[None]:
 def opening_ranks(
     options: InferenceOptions, mel: np.ndarray, fps: Fraction, synthesizer: Synthesizer
 ) -> np.ndarray | None:
-    """How open the mouth of each frame of the result shall be, see `FittingMouths`; None where faces are their own
+    """How open the mouth of each frame of the result shall be, see `Mouth.opened`; None where faces are their own
     references."""
     from lipsync.reference import HeardOpenings, wants_fitting  # these import torch
     from models.opening import HEARING_LEAD_MS
@@ -213,8 +213,7 @@ def synced(
     clock: StageClock,
 ) -> Iterator[Task]:
     """The frames of the result, in order: a generated face in each that has a box."""
-    from lipsync.reference import FittingMouths  # these import torch
-    from lipsync.synthesis import cpu_batch
+    from lipsync.synthesis import cpu_batch  # this imports torch
 
     most = options.wav2lip_batch_size
     if threads.device.type == "cpu":
@@ -222,15 +221,13 @@ def synced(
     batch_size = frame_limit(most, source, shares=threads.workers + 4)
     generate = Batches(synthesizer, batch_size, "--wav2lip_batch_size")
     put = compositor(options.blend, options.enhance)
-    mouths = None if ranks is None else FittingMouths()
 
     def say(batch: list[Task]) -> list[Task]:
         with_face = [task for task in batch if task.box]
         with clock("generate"):
-            inputs = [(synthesizer.fit(cut(task.frame, task.box)), task.mel_window) for task in with_face]
-            if mouths:
-                inputs = [(*given, mouths(given[0], task.rank)) for given, task in zip(inputs, with_face, strict=True)]
-            faces = generate(inputs)
+            faces = generate([
+                (synthesizer.fit(cut(task.frame, task.box)), task.mel_window, *task.reference) for task in with_face
+            ])  # fmt: skip
         with clock("composite"):
             for task, face in zip(with_face, faces, strict=True):
                 put(task.frame, face, task.box)
@@ -238,7 +235,10 @@ def synced(
 
     def gathered() -> Iterator[list[Task]]:
         threads.use_all()
-        yield from batched(tasks_of(located, windows, ranks, synthesizer.face_size), batch_size)
+        tasks = tasks_of(located, windows, synthesizer.face_size)
+        if ranks is not None:
+            tasks = with_references(tasks, ranks, synthesizer)
+        yield from batched(tasks, batch_size)
 
     with closing(in_parallel(say, gathered(), threads.workers, threads.limit)) as batches:
         for batch in batches:
@@ -246,17 +246,26 @@ def synced(
                 yield batch.pop(0)
 
 
-def tasks_of(
-    located: Iterator[Located],
-    windows: list[np.ndarray],
-    ranks: np.ndarray | None,
-    face_size: tuple[int, int],
-) -> Iterator[Task]:
-    """The frames and what is said in them; boxes as networks of `face_size` take them."""
-    ranks = np.zeros(len(windows)) if ranks is None else ranks
+def tasks_of(located: Iterator[Located], windows: list[np.ndarray], face_size: tuple[int, int]) -> Iterator[Task]:
+    """The frames and their windows; boxes as networks of `face_size` take them."""
     with closing(located):
-        for (frame, box), window, rank in zip(located, windows, ranks, strict=True):
-            yield Task(frame, box and with_aspect(box, face_size), window, float(rank))
+        for (frame, box), window in zip(located, windows, strict=True):
+            yield Task(frame, box and with_aspect(box, face_size), window)
+
+
+def with_references(tasks: Iterator[Task], ranks: np.ndarray, synthesizer: Synthesizer) -> Iterator[Task]:
+    """The same with a reference for each face. `ranks`: how open its mouth shall be, see `Mouth.opened`."""
+    from lipsync.reference import ClosedMouths  # this imports torch
+
+    mouths = ClosedMouths()
+    with closing(tasks):
+        for task, rank in zip(tasks, ranks, strict=True):
+            if task.box is None:
+                yield task
+                continue
+            face = synthesizer.fit(cut(task.frame, task.box))
+            mouths.add(face)
+            yield task._replace(reference=(mouths.of(face).opened(float(rank)),))
 
 
 def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:

@@ -1,29 +1,67 @@
-"""References whose mouth is as far open as the speech sounds: each frame's own mouth, opened or closed.
+"""References whose mouth is as far open as the speech sounds.
 
 The published procedure makes every frame its own reference, whatever its mouth does (paper section 4). A generator
-copies much of its reference's mouth, the more the less it was trained. What it copies here fits what is said already.
+copies much of its reference's mouth, the more the less it was trained. Here what it copies fits what is said: the most
+closed mouth that the video has shown so far, in the frame's pose, opened by warping as far as the speech sounds.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import audio
-from models.checkpoint import load_heard_opening, load_mouth_shape
+from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT
-from mouths import gap_at, with_gap
+from mouths import gap_at, pose_distances, pose_of, with_gap, with_mouth_of
 
+KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
+CUT = (
+    20.0  # pose distance of two frames from which on they are of different shots; between neighbours 99 % are under 10
+)
+FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 HEARD_AT_ONCE = 1024  # mel windows
 
 
-class FittingMouths:
-    """Gives faces the mouth that fits the speech."""
+class Mouth(NamedTuple):
+    """A face and where its lips are, ready to be opened."""
+
+    face: np.ndarray  # (H, W, 3) uint8 BGR
+    lips: np.ndarray  # see `models.opening.LIP_POINTS`
+
+    def opened(self, rank: float) -> np.ndarray:
+        """The face with a mouth that is more open than a share `rank` of all mouths that talk."""
+        return with_gap(self.face, self.lips, gap_at(rank, self.face.shape[1]))
+
+
+class ClosedMouths:
+    """The most closed mouths of the shot that a video is in; so few that memory does not grow."""
 
     def __init__(self) -> None:
-        self._shape = load_mouth_shape()
+        self._seen, self._shape = load_seen_opening(), load_mouth_shape()
+        self._kept: list[tuple[float, np.ndarray, np.ndarray]] = []  # opening, pose, face
+        self._pose: np.ndarray | None = None
 
-    def __call__(self, face: np.ndarray, rank: float) -> np.ndarray:
-        """A face (H, W, 3) uint8 BGR with a mouth that is more open than a share `rank` of all mouths that talk."""
-        return with_gap(face, self._shape.lips_of(face[None])[0], gap_at(rank, face.shape[1]))
+    @torch.inference_mode()
+    def add(self, face: np.ndarray) -> None:
+        """Take the next face of the video: (H, W, 3) uint8 BGR at the generator's size."""
+        pose = pose_of(face)
+        if self._pose is not None and pose_distances(pose, self._pose[None])[0] > CUT:
+            self._kept.clear()
+        self._pose = pose
+        picture = torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].float() / 255
+        self._kept.append((float(self._seen(picture)), pose, face))
+        self._kept.sort(key=lambda kept: kept[0])
+        del self._kept[KEPT:]
+
+    def of(self, face: np.ndarray) -> Mouth:
+        """A face with the kept mouth that is nearest in pose; with its own where none is near."""
+        if self._kept:
+            far = pose_distances(pose_of(face), np.stack([pose for _, pose, _ in self._kept]))
+            nearest = self._kept[int(np.argmin(far))][2]
+            if far.min() <= FAR and nearest is not face:
+                face = with_mouth_of(nearest, face)
+        return Mouth(face, self._shape.lips_of(face[None])[0])
 
 
 def wants_fitting(option: str, weights: str) -> bool:

@@ -7,11 +7,11 @@ import torch
 from inference_setup import Painter, make_inputs, options, stand_in
 
 from errors import InputError
-from lipsync import live
+from lipsync import live, reference
 from lipsync.live import LipSyncStream
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
-from lipsync.reference import FittingMouths, HeardOpenings, wants_fitting
+from lipsync.reference import KEPT, ClosedMouths, HeardOpenings, wants_fitting
 from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
@@ -60,10 +60,69 @@ def test_gaps_grow_with_the_rank_and_the_face():
     assert gap_at(0.5, 192) == pytest.approx(2 * gaps[2])
 
 
+class DarkMouth(torch.nn.Module):
+    """Sees a mouth as open as it is dark."""
+
+    def forward(self, faces):
+        return 1 - faces[:, :, 70:84, 36:60].mean((1, 2, 3))
+
+
+class KnownLips:
+    def lips_of(self, faces):
+        return np.repeat(LIPS[None], len(faces), axis=0)
+
+
+@pytest.fixture
+def closed_mouths(monkeypatch):
+    monkeypatch.setattr(reference, "load_seen_opening", DarkMouth)
+    monkeypatch.setattr(reference, "load_mouth_shape", KnownLips)
+    return ClosedMouths()
+
+
+def face_with(mouth: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    face = np.kron(rng.integers(60, 200, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    face[48:] = 150
+    face[66:88, 32:64] = mouth
+    return face
+
+
+def mouth_of(face: np.ndarray) -> int:
+    return int(face[78, 48, 0])
+
+
+def test_every_face_gets_the_most_closed_mouth_so_far_in_its_own_pose(closed_mouths):
+    given = []
+    for mouth in (100, 40, 20, 140, 60):
+        face = face_with(mouth)
+        closed_mouths.add(face)
+        given.append(closed_mouths.of(face).face)
+    assert [mouth_of(face) for face in given] == [100, 100, 100, 140, 140]
+    assert all(np.array_equal(face[:44], face_with(0)[:44]) for face in given)
+    assert len(closed_mouths._kept) == KEPT
+
+
+def test_of_closed_mouths_the_one_in_the_nearest_pose_is_taken(closed_mouths):
+    far = face_with(150)
+    far[:40] = np.clip(far[:40].astype(int) + 12, 0, 255)
+    for face in (far, face_with(145)):
+        closed_mouths.add(face)
+    assert mouth_of(closed_mouths.of(face_with(10)).face) == 145
+
+
+def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mouths):
+    closed_mouths.add(face_with(150, seed=1))
+    turned = face_with(10, seed=2)
+    assert closed_mouths.of(turned).face is turned
+    closed_mouths.add(turned)
+    assert len(closed_mouths._kept) == 1
+    assert mouth_of(closed_mouths.of(face_with(60, seed=2)).face) == 10
+
+
 def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared):
     frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
-    face, fitting, see = cv2.resize(frame[110:450, 550:850], (96, 96)), FittingMouths(), load_seen_opening()
-    faces = np.stack([fitting(face, rank) for rank in (0.0, 0.5, 0.9, 1.0)])
+    face, see = cv2.resize(frame[110:450, 550:850], (96, 96)), load_seen_opening()
+    faces = np.stack([ClosedMouths().of(face).opened(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
     openings = see(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255).tolist()
     assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
 
