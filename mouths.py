@@ -19,7 +19,12 @@ ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
 def gap_at(rank: float, width: int) -> float:
     """The gap that a share `rank` of talking mouths do not reach, in pixels of a face `width` wide."""
-    return float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS)) * EYE_DISTANCE * width
+    return gap_of(float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS)), width)
+
+
+def gap_of(opening: float, width: int) -> float:
+    """An opening in eye distances, in pixels of a face `width` wide."""
+    return opening * EYE_DISTANCE * width
 
 
 def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:

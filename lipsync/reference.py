@@ -13,7 +13,7 @@ import torch
 import audio
 from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT
-from mouths import gap_at, pose_distances, pose_of, with_gap, with_mouth_of
+from mouths import gap_at, gap_of, pose_distances, pose_of, with_gap, with_mouth_of
 
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
 CUT = (
@@ -43,25 +43,31 @@ class ClosedMouths:
         self._pose: np.ndarray | None = None
 
     @torch.inference_mode()
+    def _opening(self, face: np.ndarray) -> float:
+        return float(self._seen(torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].float() / 255))
+
     def add(self, face: np.ndarray) -> None:
         """Take the next face of the video: (H, W, 3) uint8 BGR at the generator's size."""
         pose = pose_of(face)
         if self._pose is not None and pose_distances(pose, self._pose[None])[0] > CUT:
             self._kept.clear()
         self._pose = pose
-        picture = torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].float() / 255
-        self._kept.append((float(self._seen(picture)), pose, face))
+        self._kept.append((self._opening(face), pose, face))
         self._kept.sort(key=lambda kept: kept[0])
         del self._kept[KEPT:]
 
     def of(self, face: np.ndarray) -> Mouth:
         """A face with the kept mouth that is nearest in pose; with its own where none is near."""
-        if self._kept:
-            far = pose_distances(pose_of(face), np.stack([pose for _, pose, _ in self._kept]))
-            nearest = self._kept[int(np.argmin(far))][2]
-            if far.min() <= FAR and nearest is not face:
-                face = with_mouth_of(nearest, face)
-        return Mouth(face, self._shape.lips_of(face[None])[0])
+        far = [float(pose_distances(pose_of(face), pose[None])[0]) for _, pose, _ in self._kept]
+        if far and min(far) <= FAR:
+            opening, _, nearest = self._kept[int(np.argmin(far))]
+            face = face if nearest is face else with_mouth_of(nearest, face)
+        else:
+            opening = self._opening(face)
+        lips = self._shape.lips_of(face[None])[0]
+        own = gap_of(opening, face.shape[1]) / face.shape[0]
+        lips[3, 1] = max(lips[3, 1], lips[2, 1] + own)  # the judge of openings knows them better: so teeth stay whole
+        return Mouth(face, lips)
 
 
 def wants_fitting(option: str, weights: str) -> bool:
