@@ -183,7 +183,7 @@ def inputs(tmp_path_factory):
 @pytest.mark.parametrize("box", [(60, 20, 160, 140), (0, 10, 90, 150), (150, 60, 240, 160)])  # the latter at edges
 def test_run_shows_the_generator_unsqueezed_faces(inputs, tmp_path, monkeypatch, box):
     painter = stand_in(monkeypatch, lambda i: [(*box, 0.9)], Copier())
-    result = run(options(inputs, tmp_path / "out.mkv", lossless=True, nosmooth=True, pads=(0, 0, 0, 0)))
+    result = run(options(inputs, tmp_path / "out.mkv", lossless=True, nosmooth=True, pads=(0, 0, 0, 0)), workers=0)
     assert result.frames == 7
     face = painter.faces[0]
     assert face.shape == (*TALL, 3)
