@@ -2,8 +2,9 @@
 
     python -m training.opening --data_root packed --target_dir runs/opening
 
-They learn from a landmark model's judgement: `training.landmarks` comes first. The generator's `opening_wt` uses them;
-they are shipped, so that this is needed for other data only.
+They learn from a landmark model's judgement: `training.landmarks` comes first. They serve
+`--reference fitting` and `training.matching`, and are shipped, so that this is needed for other data only. The third
+network of that file, which finds lips, was made elsewhere.
 """
 
 import argparse
