@@ -12,7 +12,7 @@ import torch
 
 import audio
 from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
-from models.opening import CONTEXT
+from models.opening import CONTEXT, as_input
 from mouths import gap_at, gap_of, pose_distances, pose_of, with_gap, with_mouth_of
 
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
@@ -44,7 +44,7 @@ class ClosedMouths:
 
     @torch.inference_mode()
     def _opening(self, face: np.ndarray) -> float:
-        return float(self._seen(torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].float() / 255))
+        return float(self._seen(as_input(face[None])))
 
     def add(self, face: np.ndarray) -> None:
         """Take the next face of the video: (H, W, 3) uint8 BGR at the generator's size."""

@@ -3,6 +3,8 @@
 Openings are gaps between the inner lips in distances of the outer eye corners: 0.02 is nearly closed, 0.1 wide open.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,14 +36,9 @@ class MouthOpening(nn.Module):
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
-        layers: list[nn.Module] = []
-        channels, cells = 1, (img_size[0] // 2, img_size[1])
-        for wanted, stride in PLAN:
-            out = scaled(wanted, width)
-            layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
-            channels, cells = out, tuple(-(-side // stride) for side in cells)
+        layers, features = _convolutions(PLAN, width, 1, (img_size[0] // 2, img_size[1]))
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(channels * cells[0] * cells[1], 1))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, 1))
         self.register_buffer("mean", torch.tensor(0.0))  # of the openings that it learnt from
         self.register_buffer("std", torch.tensor(1.0))
 
@@ -70,14 +67,9 @@ class MouthShape(nn.Module):
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
-        layers: list[nn.Module] = []
-        channels, cells = 1, img_size
-        for wanted, stride in SHAPE_PLAN:
-            out = scaled(wanted, width)
-            layers += [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
-            channels, cells = out, tuple(-(-side // stride) for side in cells)
+        layers, features = _convolutions(SHAPE_PLAN, width, 1, img_size)
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(channels * cells[0] * cells[1], 2 * len(LIP_POINTS)))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(features, 2 * len(LIP_POINTS)))
         self.register_buffer("mean", torch.zeros(len(LIP_POINTS), 2))  # of the points that it learnt from
 
     def forward(self, faces: Tensor) -> Tensor:
@@ -91,8 +83,7 @@ class MouthShape(nn.Module):
     @torch.inference_mode()
     def lips_of(self, faces: np.ndarray) -> np.ndarray:
         """The same of pictures (N, H, W, 3) uint8 BGR."""
-        pictures = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float() / 255
-        return self(pictures).numpy()
+        return self(as_input(faces)).numpy()
 
 
 class SpeechOpening(nn.Module):
@@ -121,8 +112,15 @@ class SpeechOpening(nn.Module):
         return self.std * self.standardised(mel)
 
     def standardised(self, mel: Tensor) -> Tensor:
-        """The same in standard deviations of openings around their clips' means."""
-        return torch.cat([listener(mel[:, 0].float() / 4) for listener in self.listeners], dim=1).mean(1)
+        """The same in standard deviations of openings around their clips' means.
+
+        In training, each of the listeners hears its own share of the windows alone, so that they learn apart.
+        """
+        mel = mel[:, 0].float() / 4
+        if self.training:
+            shares = mel.unflatten(0, (LISTENERS, -1))
+            return torch.cat([listener(share) for listener, share in zip(self.listeners, shares, strict=True)])[:, 0]
+        return torch.cat([listener(mel) for listener in self.listeners], dim=1).mean(1)
 
     def rank(self, mel: Tensor) -> Tensor:
         """The share of all speech that sounds more closed, in [0, 1]: (N,). Silence closes the mouth."""
@@ -131,12 +129,26 @@ class SpeechOpening(nn.Module):
         return spoken * torch.special.ndtr(self.standardised(mel) / self.spread)
 
 
+def as_input(faces: np.ndarray) -> Tensor:
+    """Pictures (N, H, W, 3) uint8 as networks here take them: (N, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float() / 255
+
+
 def _listener(width: float) -> nn.Sequential:
     """Mel windows (N, 80, 48) -> (N, 1)."""
+    layers, features = _convolutions(HEARING_PLAN, width, 80, (MEL_FRAMES,), nn.Dropout1d(0.1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.4), nn.Linear(features, 1))
+
+
+def _convolutions(
+    plan: tuple[tuple[int, int], ...], width: float, channels: int, sides: tuple[int, ...], *after: nn.Module
+) -> tuple[list[nn.Module], int]:
+    """Convolutions by channels and strides, over time or pictures by the number of `sides`, and how many numbers come
+    out. `after` each: modules that hold no state."""
+    convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if len(sides) == 1 else (nn.Conv2d, nn.BatchNorm2d)
     layers: list[nn.Module] = []
-    channels, frames = 80, MEL_FRAMES
-    for wanted, stride in HEARING_PLAN:
+    for wanted, stride in plan:
         out = scaled(wanted, width)
-        layers += [nn.Conv1d(channels, out, 3, stride, 1), nn.BatchNorm1d(out), nn.ReLU(), nn.Dropout1d(0.1)]
-        channels, frames = out, -(-frames // stride)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.4), nn.Linear(channels * frames, 1))
+        layers += [convolution(channels, out, 3, stride, 1), norm(out), nn.ReLU(), *after]
+        channels, sides = out, tuple(-(-side // stride) for side in sides)
+    return layers, channels * math.prod(sides)

@@ -253,8 +253,10 @@ class GeneratorDataset(_WindowDataset):
             speech = [gain(np.concatenate((mels, mels[:1])))[:, None]] * 2
         else:
             source = self.clips[clip]
-            targets, references = (source.window(start, self.img_size, self.steps) for start in windows)
-            if self.fitting is not None:
+            targets = source.window(windows[0], self.img_size, self.steps)
+            if self.fitting is None:
+                references = source.window(windows[1], self.img_size, self.steps)
+            else:
                 places = np.searchsorted(source.numbers, windows[0] + np.array(self.steps))
                 references = self.fitting(clip, targets, places, rng)
             frames = (np.array([*(start - self.lead + k for k in self.steps), start]) for start in windows)

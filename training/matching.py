@@ -13,7 +13,7 @@ import torch
 from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
-from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening
+from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening, as_input
 from mouths import gap_at, pose_distances, pose_of, with_gap, with_mouth_of
 from training.clips import Clip
 
@@ -47,9 +47,8 @@ class MouthRanks:
         if clip not in self._known:
             source = self.clips[clip]
             faces = np.stack([source.face(at, self.img_size) for at in range(len(source.numbers))])
-            faces = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255
-            standardised = self._seen.standardised(faces)
-            opening = self._seen(faces).numpy()
+            standardised = self._seen.standardised(as_input(faces))
+            opening = (self._seen.mean + self._seen.std * standardised).numpy()
             low, high = np.percentile(opening, (10, 90))
             within = np.argsort(np.argsort(opening)) / max(1, len(opening) - 1)
             among_all = torch.special.ndtr(standardised).numpy()

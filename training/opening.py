@@ -110,10 +110,6 @@ def learn(network: nn.Module, data: Labelled, plan: Plan, seed: int, device: tor
     def loss() -> Tensor:
         chosen = torch.randint(len(expected), (plan.batch,), generator=draw)
         shown = plan.varied(data.shown[chosen].to(device).float())
-        if isinstance(network, SpeechOpening):  # each of its listeners learns from other speech
-            shown = shown.unflatten(0, (LISTENERS, -1))
-            said = [listener(part[:, 0] / 4)[:, 0] for listener, part in zip(network.listeners, shown, strict=True)]
-            return F.smooth_l1_loss(torch.cat(said), expected[chosen].to(device))
         return F.smooth_l1_loss(network.standardised(shown), expected[chosen].to(device))
 
     descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
