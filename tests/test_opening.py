@@ -48,12 +48,15 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     for split in ("train", "val"):
         clips = open_clips(data, split, hparams, 0, lists)
         faces = [clip.face(at, (96, 96)) for clip in clips for at in range(len(clip.numbers))]
-        np.save(landmarks.labels_path(data, split), np.array([dark(face) for face in faces], np.float32))
+        paths = landmarks.labels_paths(data, split)
+        np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
+        np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
     opening.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert float(lines[0].split()[2]) > 0.5  # drawn mouths are easily seen
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert float(lines["mouth_opening.pth"][2]) > 0.5  # drawn mouths are easily seen
+    assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.4  # pixels, gaps
     assert isinstance(load_network(MouthOpening, tmp_path / "out/mouth_opening.pth"), MouthOpening)
-    np.save(landmarks.labels_path(data, "val"), np.zeros(3, np.float32))
+    np.save(paths.openings, np.zeros(3, np.float32))
     with pytest.raises(InputError, match="again"):
         opening.main()
 
@@ -63,12 +66,45 @@ def dark(face: np.ndarray) -> float:
     return float((face[60:92, 48, 1] < 50).sum() / 96)
 
 
-def test_landmarks_give_the_gap_over_the_eyes(monkeypatch):
+def drawn_lips(face: np.ndarray) -> np.ndarray:
+    """`LIP_POINTS` of a drawn mouth: the middle of its edges."""
+    rows, columns = np.nonzero(face[60:88, 30:66, 1] < 50)
+    left, right, top, bottom = columns.min() + 30, columns.max() + 30, rows.min() + 60, rows.max() + 60
+    middle = (left + right) / 2
+    points = (left, (top + bottom) / 2), (right, (top + bottom) / 2), (middle, top), (middle, bottom), (middle, bottom)
+    return np.array(points, np.float32) / 96
+
+
+def test_points_move_with_their_pictures():
+    """A bright spot stays where its point says, whatever is drawn."""
+    torch.manual_seed(0)
+    places = torch.tensor([[30.0, 60.0], [66.0, 60.0], [48.0, 54.0], [48.0, 66.0], [48.0, 72.0]])
+    faces = torch.zeros(20, 3, 96, 96)
+    rows, columns = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    for face in range(20):
+        x, y = places[face % 5]
+        faces[face] = 255 * torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
+    moved, points = opening.moved_with_points(faces, places.expand(20, -1, -1))
+    for face in range(20):
+        brightest = int(moved[face].mean(0).flatten().argmax())
+        found = torch.tensor([brightest % 96 + 0.5, brightest // 96 + 0.5])
+        own = opening.MIRRORED.index(face % 5)
+        nearest = (points[face, [face % 5, own]] - found).norm(dim=1).min()
+        inside = ((points[face] > 3) & (points[face] < 93)).all()
+        assert nearest < 2 or not inside
+
+
+def test_landmarks_give_lips_and_the_gap_over_the_eyes(monkeypatch):
     points = np.zeros((468, 2))
     points[13], points[14], points[33], points[263] = (50, 60), (50, 66), (20, 30), (80, 30)
+    points *= landmarks.SEEN_SIZE / 160
+    points[61] = np.array((32 + 12, 32 + 48)) * landmarks.SEEN_SIZE / 160
     face = np.zeros((96, 96, 3), np.uint8)
-    assert landmarks.opening_of(face, lambda picture: points) == pytest.approx(0.1)
-    assert np.isnan(landmarks.opening_of(face, lambda picture: None))
+    gap, lips = landmarks.labels_of(face, lambda picture: points)
+    assert gap == pytest.approx(0.1)
+    assert lips.shape == (5, 2) and lips[0] == pytest.approx((12 / 96, 0.5))
+    gap, lips = landmarks.labels_of(face, lambda picture: None)
+    assert np.isnan(gap) and np.isnan(lips).all()
     monkeypatch.setitem(__import__("sys").modules, "mediapipe", None)
     with pytest.raises(InputError, match="environment of its own"):
         landmarks.landmark_model()

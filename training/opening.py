@@ -1,10 +1,9 @@
-"""Train the two small networks that see and hear how far a mouth is open (`models.opening`).
+"""Train the three small networks of `models.opening`: how far a mouth is open, seen and heard, and where lips are.
 
     python -m training.opening --data_root packed --target_dir runs/opening
 
 They learn from a landmark model's judgement: `training.landmarks` comes first. They serve
-`--reference fitting` and `training.matching`, and are shipped, so that this is needed for other data only. The third
-network of that file, which finds lips, was made elsewhere.
+`--reference fitting` and `training.matching`, and are shipped, so that this is needed for other data only.
 """
 
 import argparse
@@ -23,18 +22,21 @@ from tqdm import tqdm
 import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from models.checkpoint import HEARD_OPENING, SEEN_OPENING, save_checkpoint
-from models.opening import CONTEXT, LISTENERS, MouthOpening, SpeechOpening
+from models.checkpoint import HEARD_OPENING, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
+from models.opening import CONTEXT, LISTENERS, MouthOpening, MouthShape, SpeechOpening
 from training.augment import JITTER_DRAWS, jitter
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
-from training.landmarks import labels_path
+from training.landmarks import Labels, labels_paths
 
 MIN_KNOWN = 0.7  # of a clip's crops, for it to teach hearing
 SILENT_BANDS = 10
 SILENT_FRAMES = 4
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
+PIXELS = 96  # a side of the face in which errors of points count
+MIRRORED = [1, 0, 2, 3, 4]  # `LIP_POINTS` in a mirror
+MAX_POSE = (0.3, 0.2, 0.12)  # rotation in radians, scale and shift (of the face's size) of faces whose lips are sought
 
 
 @dataclass(frozen=True)
@@ -45,50 +47,52 @@ class Plan:
     batch: int
     rate: float  # the highest
     weight_decay: float
-    varied: Callable[[Tensor], Tensor]  # of what is shown
+    varied: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # what is shown, and what is to be said of it
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What has a known opening: `shown` (n, ...), faces or mel windows; opening (n,) in eye distances; clip (n,)."""
+    """What is shown (n, ...), faces or mel windows; what is known of it (n, ...), openings or lips; its clip (n,)."""
 
     shown: Tensor
-    opening: Tensor
+    known: Tensor
     clip: Tensor
 
     @property
     def standardised(self) -> Tensor:
         """(n,) openings of mean 0 and standard deviation 1."""
-        return (self.opening - self.opening.mean()) / self.opening.std()
+        return (self.known - self.known.mean()) / self.known.std()
 
 
-def read_openings(data_root: Path, split: str, filelists: Path, hp: HParams) -> tuple[list[Clip], list[np.ndarray]]:
-    """The clips of a split and the openings of each clip's crops, NaN where unknown. Raises InputError."""
-    path = labels_path(data_root, split)
-    if not path.is_file():
-        raise InputError(f"{path} is missing: make it with training.landmarks")
+def read_labels(data_root: Path, split: str, filelists: Path, hp: HParams) -> tuple[list[Clip], Labels]:
+    """The clips of a split and the labels of all their crops. Raises InputError."""
+    paths = labels_paths(data_root, split)
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path} is missing: make it with training.landmarks")
     clips = load_clips(data_root, split, hp, 0, filelists)
-    openings = np.load(path)
-    ends = np.cumsum([len(clip.numbers) for clip in clips])
-    if len(openings) != ends[-1]:
-        raise InputError(f"{path} is of {len(openings)} crops and not of {ends[-1]}: run training.landmarks again")
-    return clips, np.split(openings, ends[:-1])
+    labels = Labels(*map(np.load, paths))
+    crops = sum(len(clip.numbers) for clip in clips)
+    for path, values in zip(paths, labels, strict=True):
+        if len(values) != crops:
+            raise InputError(f"{path} is of {len(values)} crops and not of {crops}: run training.landmarks again")
+    return clips, labels
 
 
-def seen(clips: list[Clip], openings: list[np.ndarray], hp: HParams) -> Labelled:
-    """All crops that the landmark model found a face in."""
-    known = torch.from_numpy(~np.isnan(np.concatenate(openings)))
+def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
+    """All crops that the landmark model found a face in, and the values that it gave them."""
     faces = np.stack([clip.face(at, hp.face_size) for clip in clips for at in range(len(clip.numbers))])
-    counts = torch.tensor([len(opening) for opening in openings])
-    clip = torch.repeat_interleave(torch.arange(len(clips)), counts)
-    opening = torch.from_numpy(np.concatenate(openings))
-    return Labelled(torch.from_numpy(faces).permute(0, 3, 1, 2)[known], opening[known], clip[known])
+    clip = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([len(clip.numbers) for clip in clips]))
+    values = torch.from_numpy(values)
+    known = ~values.flatten(1).isnan().any(1) if values.dim() > 1 else ~values.isnan()
+    return Labelled(torch.from_numpy(faces).permute(0, 3, 1, 2)[known], values[known], clip[known])
 
 
-def heard(clips: list[Clip], openings: list[np.ndarray], hp: HParams) -> Labelled:
+def heard(clips: list[Clip], openings: np.ndarray, hp: HParams) -> Labelled:
     """Mel windows (n, 1, 80, 48), see `SpeechOpening`, and the openings of their frames above their clips' means."""
     shown, opening, of = [], [], []
-    for index, (clip, raw) in enumerate(zip(clips, openings, strict=True)):
+    ends = np.cumsum([len(clip.numbers) for clip in clips])
+    for index, (clip, raw) in enumerate(zip(clips, np.split(openings, ends[:-1]), strict=True)):
         known = ~np.isnan(raw)
         if known.mean() < MIN_KNOWN:
             continue
@@ -102,15 +106,17 @@ def heard(clips: list[Clip], openings: list[np.ndarray], hp: HParams) -> Labelle
     return Labelled(*(torch.from_numpy(part).float() for part in parts))
 
 
-def learn(network: nn.Module, data: Labelled, plan: Plan, seed: int, device: torch.device) -> None:
-    """Smooth L1 of standardised openings, over random batches that `plan.varied` changes at random."""
+def learn(
+    says: Callable[[Tensor], Tensor], shown: Tensor, expected: Tensor, plan: Plan, seed: int, network: nn.Module
+) -> None:
+    """Smooth L1 of what a network says of random batches of what is shown, both changed at random by `plan.varied`."""
     draw = torch.Generator().manual_seed(seed)
-    expected = data.standardised
+    device = next(network.parameters()).device
 
     def loss() -> Tensor:
         chosen = torch.randint(len(expected), (plan.batch,), generator=draw)
-        shown = plan.varied(data.shown[chosen].to(device).float())
-        return F.smooth_l1_loss(network.standardised(shown), expected[chosen].to(device))
+        changed, wanted = plan.varied(shown[chosen].to(device).float(), expected[chosen].to(device))
+        return F.smooth_l1_loss(says(changed), wanted)
 
     descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
 
@@ -131,10 +137,29 @@ def descend(network: nn.Module, steps: int, rate: float, weight_decay: float, lo
     network.eval()
 
 
-def in_other_light(faces: Tensor) -> Tensor:
-    """Faces (B, 3, H, W) in [0, 255] mirrored, moved, in other light, half of them blurred or noisy; in [0, 1]."""
+def moved_a_little(faces: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
+    """Faces (B, 3, H, W) in [0, 255] mirrored, moved and in other light, in [0, 1]; their openings stay."""
     draws = torch.rand(len(faces), JITTER_DRAWS, device=faces.device) * 2 - 1
-    faces = jitter(faces[:, :, None] / 255, draws)[:, :, 0]
+    return in_other_light(jitter(faces[:, :, None] / 255, draws)[:, :, 0]), opening
+
+
+def moved_with_points(faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Faces (B, 3, H, W) in [0, 255] mirrored, moved and in other light, in [0, 1], and their points (B, 5, 2) with
+    them, given and returned in `PIXELS` a side."""
+    draws = torch.rand(5, len(faces), device=faces.device) * 2 - 1
+    angle, scale, shift = MAX_POSE[0] * draws[0], 1 + MAX_POSE[1] * draws[1], 2 * MAX_POSE[2] * draws[2:4].T
+    cos, sin, side = scale * angle.cos(), scale * angle.sin(), draws[4].sign()
+    linear = torch.stack((side * cos, -sin, side * sin, cos), dim=1).view(-1, 2, 2)  # from the new picture to the old
+    grid = F.affine_grid(torch.cat((linear, shift[:, :, None]), dim=2), faces.shape, align_corners=False)
+    faces = F.grid_sample(faces / 255, grid, padding_mode="border", align_corners=False)
+    centred = 2 * points / PIXELS - 1 - shift[:, None]
+    centred = centred @ torch.linalg.inv(linear).transpose(1, 2)
+    centred = torch.where((side < 0)[:, None, None], centred[:, MIRRORED], centred)
+    return in_other_light(faces), PIXELS * (centred + 1) / 2
+
+
+def in_other_light(faces: Tensor) -> Tensor:
+    """Faces (B, 3, H, W) in [0, 1] brighter or darker, of more or less contrast, half of them blurred or noisy."""
     gain, bias, kind = torch.rand(3, len(faces), 1, 1, 1, device=faces.device)
     faces = (faces - 0.5) * (0.7 + 0.6 * gain) + 0.5 + 0.3 * (bias - 0.5)
     height, width = faces.shape[-2:]
@@ -143,7 +168,7 @@ def in_other_light(faces: Tensor) -> Tensor:
     return torch.where(kind < 0.25, blurred, torch.where(kind < 0.5, noisy, faces))
 
 
-def in_other_voice(mel: Tensor) -> Tensor:
+def in_other_voice(mel: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
     """Mel windows (B, 1, 80, T) louder or softer; in half of the batches some bands are silent, in half a moment."""
     mel = mel + 0.3 * torch.randn(len(mel), 1, 1, 1, device=mel.device)
     if torch.rand(()) < 0.5:
@@ -152,12 +177,12 @@ def in_other_voice(mel: Tensor) -> Tensor:
     if torch.rand(()) < 0.5:
         first = int(torch.randint(mel.shape[3] - SILENT_FRAMES, ()))
         mel[..., first : first + SILENT_FRAMES] = -4
-    return mel
+    return mel, opening
 
 
 @torch.inference_mode()
 def judged(network: nn.Module, data: Labelled, scale: float) -> Tensor:
-    """What a network says of what is shown, divided by `scale`: (n,) in eye distances."""
+    """What a network says of what is shown, divided by `scale`: (n,) openings in eye distances or (n, 5, 2) lips."""
     device = next(network.parameters()).device
     return torch.cat([network(part.to(device).float() / scale).cpu() for part in data.shown.split(512)])
 
@@ -171,11 +196,11 @@ def figures_of(said: Tensor, data: Labelled, smoothing: float) -> dict[str, floa
     for clip in data.clip.unique():
         of = data.clip == clip
         if of.sum() >= 10:
-            a, b = (values[of].numpy() for values in (said, data.opening))
+            a, b = (values[of].numpy() for values in (said, data.known))
             if smoothing:
                 a, b = (gaussian_filter1d(values, smoothing) for values in (a, b))
             within.append(correlation(torch.from_numpy(a), torch.from_numpy(b)))
-    return {"correlation": correlation(said, data.opening), "within_clips": float(np.mean(within))}
+    return {"correlation": correlation(said, data.known), "within_clips": float(np.mean(within))}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -184,10 +209,61 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-9))
 
 
-PLANS = {
-    MouthOpening: Plan(1800, 128, 3e-3, 0.02, in_other_light),
-    SpeechOpening: Plan(2500, 256 * LISTENERS, 2e-3, 0.2, in_other_voice),
-}
+def lip_figures(said: Tensor, data: Labelled) -> dict[str, float]:
+    """The mean distance from the landmark model's points in `PIXELS` a side, and the correlation of the inner gaps."""
+    gap, known = (points[:, 3, 1] - points[:, 2, 1] for points in (said, data.known))
+    return {
+        "pixels": PIXELS * float((said - data.known).norm(dim=2).mean()),
+        "gap_correlation": correlation(gap, known),
+    }
+
+
+def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+    """Returns figures on `val`, as do the two below."""
+    network.mean.fill_(train.known.mean())
+    network.std.fill_(train.known.std())
+    learn(network.standardised, train.shown, train.standardised, plan, seed, network)
+    return figures_of(judged(network, val, 255), val, 0)
+
+
+def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+    network.mean.copy_(train.known.mean(0))
+    learn(lambda faces: PIXELS * network(faces), train.shown, PIXELS * train.known, plan, seed, network)
+    return lip_figures(judged(network, val, 255), val)
+
+
+def teach_speech_opening(network: SpeechOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+    network.std.fill_(train.known.std())
+    learn(network.standardised, train.shown, train.standardised, plan, seed, network)
+    said = judged(network, val, 1)
+    network.spread.fill_(said.std() / network.std.cpu())  # over the unseen: it says more of what it has learnt by heart
+    return figures_of(said, val, 1)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network learns from: how it is taught and which labels it is shown as what."""
+
+    kind: type[nn.Module]
+    file: Path
+    label: str  # of `Labels`
+    read: Callable[[list[Clip], np.ndarray, HParams], Labelled]
+    teach: Callable[[nn.Module, Labelled, Labelled, Plan, int], dict[str, float]]
+    plan: Plan
+
+
+LESSONS = {
+    "opening": Lesson(
+        MouthOpening, SEEN_OPENING, "openings", seen, teach_mouth_opening, Plan(1800, 128, 3e-3, 0.02, moved_a_little)
+    ),
+    "shape": Lesson(
+        MouthShape, MOUTH_SHAPE, "lips", seen, teach_mouth_shape, Plan(3200, 96, 3e-3, 0.02, moved_with_points)
+    ),
+    "speech": Lesson(
+        SpeechOpening, HEARD_OPENING, "openings", heard, teach_speech_opening,
+        Plan(2500, 256 * LISTENERS, 2e-3, 0.2, in_other_voice),
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -195,8 +271,9 @@ def main() -> None:
     parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
     parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
     parser.add_argument("--target_dir", type=Path, required=True,
-                        help=f"for {SEEN_OPENING.name} and {HEARD_OPENING.name}")  # fmt: skip
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800 and 2500)")
+                        help=f"for {SEEN_OPENING.name}, {MOUTH_SHAPE.name} and {HEARD_OPENING.name}")  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 3200 and 2500)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -204,23 +281,17 @@ def main() -> None:
         raise InputError("--steps takes a number from 2")
     device = Workers(args.device).device
     hp = hparams.override(f"fps={data_fps(args.data_root, 'train')}")
-    splits = {split: read_openings(args.data_root, split, args.filelists, hp) for split in ("train", "val")}
-    for kind, file in ((MouthOpening, SEEN_OPENING), (SpeechOpening, HEARD_OPENING)):
-        read, scale, smoothing = (seen, 255, 0) if kind is MouthOpening else (heard, 1, 1)
-        train, val = (read(*splits[split], hp) for split in ("train", "val"))
+    splits = [read_labels(args.data_root, split, args.filelists, hp) for split in ("train", "val")]
+    for name in args.only:
+        lesson = LESSONS[name]
+        train, val = (lesson.read(clips, getattr(labels, lesson.label), hp) for clips, labels in splits)
         torch.manual_seed(args.seed)
-        network = kind().to(device)
-        network.std.fill_(train.opening.std())
-        if kind is MouthOpening:
-            network.mean.fill_(train.opening.mean())
-        plan = PLANS[kind] if args.steps is None else dataclasses.replace(PLANS[kind], steps=args.steps)
-        learn(network, train, plan, args.seed, device)
-        said = judged(network, val, scale)
-        if kind is SpeechOpening:  # over the unseen: it says more of what it has learnt by heart
-            network.spread.fill_(said.std() / network.std.cpu())
-        figures = figures_of(said, val, smoothing)
-        print(file.name, *(f"{name} {value:.3f}" for name, value in figures.items()), "on unseen speakers")
-        save_checkpoint(args.target_dir / file.name, network.cpu(), bits=16)
+        network = lesson.kind().to(device)
+        plan = lesson.plan if args.steps is None else dataclasses.replace(lesson.plan, steps=args.steps)
+        figures = lesson.teach(network, train, val, plan, args.seed)
+        file = lesson.file.name
+        print(file, *(f"{name} {value:.3f}" for name, value in figures.items()), "on unseen speakers", flush=True)
+        save_checkpoint(args.target_dir / file, network.cpu(), bits=16)
 
 
 if __name__ == "__main__":
