@@ -41,7 +41,7 @@ def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
 
 def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
     data, lists = make_data_set(tmp_path)
-    words = ["opening", "--data_root", data, "--filelists", lists, "--target_dir", tmp_path / "out", "--steps", 25]
+    words = ["opening", "--data_root", data, "--filelists", lists, "--target_dir", tmp_path / "out", "--steps", 15]
     monkeypatch.setattr("sys.argv", [str(word) for word in words])
     with pytest.raises(InputError, match=r"training\.landmarks"):
         opening.main()
