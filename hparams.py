@@ -77,8 +77,9 @@ class HParams:
     hold_statistics: bool = False  # the generator's batch norms keep their statistics: to train on a settled network
     decoder_only: bool = False  # the generator's two encoders stay as they are
 
-    # This toolkit: where the generator starts (training/initial.py)
+    # This toolkit: where the networks start (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match
+    disc_keeps_variance: bool = False  # the discriminator starts with weights that let differences through
 
     perceptual_wt: float = 0.0  # weight of the perceptual loss with VGG-16 (training/perceptual.py); needs torchvision
 

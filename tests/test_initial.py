@@ -1,12 +1,12 @@
-"""The generator's start as a copy of its reference."""
+"""Where training starts: the generator as a copy of its reference, the discriminator awake."""
 
 import pytest
 import torch
 
 from hparams import hparams
-from models import SyncNet_color, Wav2Lip
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from training import initial
-from training.stages import GeneratorStage
+from training.stages import GeneratorStage, QualityStage
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,17 @@ def test_colours_do_not_depend_on_the_rest_of_the_batch():
     generator = stage.networks[""]
     assert [block.conv_block[1].training for block in initial.colour_path(generator)] == [False, False]
     assert generator.face_encoder_blocks[1][0].conv_block[1].training
+
+
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_discriminator_that_keeps_variance_tells_pictures_apart(width):
+    def spread(keeps: bool) -> float:
+        torch.manual_seed(1)
+        hp = hparams.override(f"disc_keeps_variance={keeps},disc_width={width},generator_width=0.125")
+        network: Wav2Lip_disc_qual = QualityStage(hp, SyncNet_color(width=0.125)).networks["disc_"]
+        with torch.inference_mode():
+            said = network(torch.rand(8, 3, 1, 96, 96, generator=torch.Generator().manual_seed(2)))
+        assert (said - 0.5).abs().max() < 0.15
+        return float(said.std())
+
+    assert spread(True) > 1000 * spread(False)

@@ -1,12 +1,14 @@
-"""Where the generator's training may start: as a copy of its reference, hearing with the expert's ears.
+"""Where training may start: the generator as a copy of its reference, hearing with the expert's ears; the quality
+discriminator with weights that let differences through.
 
 A generator drawn at random spends its first thousands of steps on learning to let colours through. One that starts as
 the target's upper half above the reference's lower half has only the difference left to learn: the mouth and the pose.
 """
 
 import torch
+from torch import nn
 
-from models import SyncNet_color, Wav2Lip
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.conv import Conv2d
 
 COLOURS = 3
@@ -67,3 +69,17 @@ def hold_colours(generator: Wav2Lip) -> None:
     """Keep the colour path's batch norms in eval mode, after `generator.train()`."""
     for block in colour_path(generator):
         block.conv_block[1].eval()
+
+
+@torch.no_grad()
+def keep_variance(discriminator: Wav2Lip_disc_qual) -> None:
+    """Draw weights that keep the variance of what passes (He et al., 2015), and a verdict near 0.5.
+
+    Without normalisation, PyTorch's own first weights let a 50,000th of a difference between pictures through its
+    layers: for some thousand steps such a discriminator tells nothing apart.
+    """
+    for layer in discriminator.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=0.01, nonlinearity="leaky_relu")
+            nn.init.zeros_(layer.bias)
+    discriminator.binary_pred[0].weight *= 0.1

@@ -340,6 +340,8 @@ class QualityStage(GeneratorStage):
         super().__init__(hp, expert)
         self.networks["disc_"] = Wav2Lip_disc_qual(hp.face_size, hp.disc_width)
         self.networks["disc_"].checkpointing = hp.activation_checkpointing
+        if hp.disc_keeps_variance:
+            initial.keep_variance(self.networks["disc_"])
         self.learning_rates["disc_"] = hp.disc_initial_learning_rate
         self.settled_wt = hp.hq_syncnet_wt_settled
 
