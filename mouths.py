@@ -1,4 +1,4 @@
-"""Mouths of pictures of faces: opened and closed, and put on another picture of the face in its pose."""
+"""Mouths of pictures of faces: opened, closed, rounded, and put on another picture of the face in its pose."""
 
 import cv2
 import numpy as np
@@ -6,13 +6,21 @@ import numpy as np
 SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
 # Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1.
 OPENINGS = (0, 0.011, 0.016, 0.020, 0.023, 0.027, 0.031, 0.036, 0.044, 0.059, 0.105)
+# Widths of real talking mouths over their clip's mean: the quantiles 0, 0.1, ... 1, without outliers.
+WIDTHS = (0.88, 0.943, 0.969, 0.983, 0.994, 1.003, 1.011, 1.021, 1.033, 1.051, 1.11)
+ROUNDING = 0.7  # of real changes of width: half of what is heard of them is wrong
 EYE_DISTANCE = 0.61  # over a face box's width
 INNER = 0.82  # of the mouth's width, between the inner corners
 UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
 JAW, JAW_WIDTH = 0.9, 1.9  # how far the jaw follows the lower lip; its width over the mouth's
+CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
-DARK = (38, 30, 52)  # inside of a mouth, BGR
-AVERAGE_LIGHT = 110  # grey level of a face in that light
+# The dark of open mouths over the skin's blue, green and red: darker than the darkest of most real ones (0.17, 0.21,
+# 0.44), so that the eye and landmark models see how open a mouth is.
+INSIDE = (0.11, 0.12, 0.26)
+GREY_INSIDE = 0.17  # the same of a picture without colours
+FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
+TONGUE = 0.3  # how much brighter it is at the lower lip, above the first
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
@@ -27,7 +35,12 @@ def gap_of(opening: float, width: int) -> float:
     return opening * EYE_DISTANCE * width
 
 
-def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
+def widening_at(rank: float) -> float:
+    """The width that a share `rank` of talking mouths do not reach, over their mean, moderated."""
+    return 1 + ROUNDING * (float(np.interp(rank, np.linspace(0, 1, len(WIDTHS)), WIDTHS)) - 1)
+
+
+def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1.0) -> np.ndarray:
     """The face with another gap between its inner lips: the picture is warped, and dark where a mouth opens.
 
     Upper teeth stay with the upper lip; the jaw moves with the lower one. Meant as what a generator is shown.
@@ -36,6 +49,7 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
         face: (H, W, 3) uint8 BGR.
         lips: `models.opening.LIP_POINTS` (5, 2), x over the width and y over the height.
         gap: in pixels, at the middle of the mouth; 0 closes it.
+        widening: factor on the mouth's width, from 0.8 to 1.2.
     """
     height, width = face.shape[:2]
     unit = height / 96
@@ -45,6 +59,8 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
     highest = min(left[1], right[1], upper_lip[1]) - (NOSE + 2) * unit  # all above stays
     first = int(np.clip(highest - UPPER_SHARE * max(gap, 0.0), 0, height - 1))
     y, x = np.mgrid[first:height, :width].astype(np.float32)
+    if widening != 1:
+        x = _widened(x, y, lips * (width, height), gap, widening)
     middle, half = (left[0] + right[0]) / 2, max(unit, INNER * (right[0] - left[0]) / 2)
     slope = (right[1] - left[1]) / max(unit, right[0] - left[0])
     corners = left[1] + slope * (x - left[0])  # the line through them
@@ -72,13 +88,35 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float) -> np.ndarray:
         ),
     )
     moved = cv2.remap(face, x, source.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    uncovered = np.clip(y - (new_upper + lower - upper) + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
+    top = new_upper + lower - upper  # of what opens: whatever was inside hangs above
+    uncovered = np.clip(y - top + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
     uncovered *= np.clip((new_lower - new_upper) / unit, 0, 1)
-    row = int(np.clip(upper_lip[1], 0, height - 1))
-    light = np.clip(face[row : row + max(1, round(4 * unit))].mean() / AVERAGE_LIGHT, 0.3, 1.3)
-    inside = light * np.array(DARK, np.float32)
+    depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
+    inside = (1 + TONGUE * depth**4)[:, :, None] * _inside_of(face)
     lower_part = (moved + uncovered[:, :, None] * (inside - moved) + 0.5).clip(0, 255).astype(np.uint8)
     return np.concatenate((face[:first], lower_part))
+
+
+def _inside_of(face: np.ndarray) -> np.ndarray:
+    """The colour of the inside of a mouth in the light of a face: (3,) BGR."""
+    height, width = face.shape[:2]
+    skin = face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3].mean((0, 1))  # nose and cheeks
+    colourful = np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1)
+    return skin * (GREY_INSIDE + colourful * (np.array(INSIDE) - GREY_INSIDE))
+
+
+def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widening: float) -> np.ndarray:
+    """Where the pixels x, y of a face with a wider mouth lie across the face as it was, in pixels."""
+    left, right = sorted(lips[:2, 0])
+    unit = x.shape[1] / 96
+    middle, half = (left + right) / 2, max(unit, (right - left) / 2)
+    beyond = np.abs(x - middle) / half  # 1 at the corners
+    fading = 0.5 + 0.5 * np.cos(np.pi * np.clip((beyond - widening) / CHEEK, 0, 1))
+    moved = np.where(beyond <= widening, beyond * (1 - 1 / widening), (widening - 1) * fading)
+    top, bottom = lips[:4, 1].min(), lips[:4, 1].max() + gap
+    far = np.maximum(top - y, (y - bottom) / 2) / (NOSE * unit)  # the chin moves farther down than the nose up
+    moved *= 0.5 + 0.5 * np.cos(np.pi * np.clip(far, 0, 1))
+    return (x - np.sign(x - middle) * half * moved).astype(np.float32)
 
 
 def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from hparams import hparams
 from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
-from lipsync.reference import ClosedMouths, HeardOpenings, wants_fitting
+from lipsync.reference import ClosedMouths, HeardShapes, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch
@@ -68,9 +68,9 @@ class LipSyncStream:
         self._faces = [
             box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
         ]
-        self._hear: HeardOpenings | None = None
+        self._hear: HeardShapes | None = None
         if wants_fitting(settings.reference, self._generate.reference):
-            self._hear, mouths = HeardOpenings(), ClosedMouths()
+            self._hear, mouths = HeardShapes(), ClosedMouths()
             for face in self._faces:
                 if face is not None:
                     mouths.add(face)
@@ -129,8 +129,8 @@ class LipSyncStream:
         inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
         if self._hear and with_face:
             heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
-            ranks = self._hear(self._mel, np.array(heard))
-            mouths = (self._mouths[places[k]].opened(rank) for k, rank in zip(with_face, ranks, strict=True))
+            shapes = self._hear(self._mel, np.array(heard))
+            mouths = (self._mouths[places[k]].shaped(*shape) for k, shape in zip(with_face, shapes, strict=True))
             inputs = [(*given, mouth) for given, mouth in zip(inputs, mouths, strict=True)]
         made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
         self.frame_index = indices.stop

@@ -117,8 +117,8 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
         with clock("load"):
             synthesizer = load_synthesizer(options, threads)
             windows = mel_windows(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
-            ranks = opening_ranks(options, mel, source.fps, synthesizer)
-        with closing(synced(options, source, located, windows, ranks, synthesizer, threads, clock)) as tasks:
+            shapes = heard_shapes(options, mel, source.fps, synthesizer)
+        with closing(synced(options, source, located, windows, shapes, synthesizer, threads, clock)) as tasks:
             for task in tasks:
                 with clock("encode"):
                     writer.write(task.frame)
@@ -173,17 +173,17 @@ def importing_torch() -> Iterator[None]:
         gc.enable()
 
 
-def opening_ranks(
+def heard_shapes(
     options: InferenceOptions, mel: np.ndarray, fps: Fraction, synthesizer: Synthesizer
 ) -> np.ndarray | None:
-    """How open the mouth of each frame of the result shall be, see `Mouth.opened`; None where faces are their own
-    references."""
-    from lipsync.reference import HeardOpenings, wants_fitting  # these import torch
+    """How open and wide the mouth of each frame of the result shall be (n, 2), see `Mouth.shaped`; None where faces are
+    their own references."""
+    from lipsync.reference import HeardShapes, wants_fitting  # these import torch
     from models.opening import HEARING_LEAD_MS
 
     if not wants_fitting(options.reference, synthesizer.reference):
         return None
-    return HeardOpenings()(mel, window_starts(mel, fps, options.audio_shift - HEARING_LEAD_MS))
+    return HeardShapes()(mel, window_starts(mel, fps, options.audio_shift - HEARING_LEAD_MS))
 
 
 def mel_windows(mel: np.ndarray, fps: Fraction, shift_ms: float = 0.0) -> list[np.ndarray]:
@@ -207,7 +207,7 @@ def synced(
     source: FrameSource,
     located: Iterator[Located],
     windows: list[np.ndarray],
-    ranks: np.ndarray | None,
+    shapes: np.ndarray | None,
     synthesizer: Synthesizer,
     threads: Threads,
     clock: StageClock,
@@ -236,8 +236,8 @@ def synced(
     def gathered() -> Iterator[list[Task]]:
         threads.use_all()
         tasks = tasks_of(located, windows, synthesizer.face_size)
-        if ranks is not None:
-            tasks = with_references(tasks, ranks, synthesizer)
+        if shapes is not None:
+            tasks = with_references(tasks, shapes, synthesizer)
         yield from batched(tasks, batch_size)
 
     with closing(in_parallel(say, gathered(), threads.workers, threads.limit)) as batches:
@@ -253,19 +253,19 @@ def tasks_of(located: Iterator[Located], windows: list[np.ndarray], face_size: t
             yield Task(frame, box and with_aspect(box, face_size), window)
 
 
-def with_references(tasks: Iterator[Task], ranks: np.ndarray, synthesizer: Synthesizer) -> Iterator[Task]:
-    """The same with a reference for each face. `ranks`: how open its mouth shall be, see `Mouth.opened`."""
+def with_references(tasks: Iterator[Task], shapes: np.ndarray, synthesizer: Synthesizer) -> Iterator[Task]:
+    """The same with a reference for each face. `shapes` (n, 2): how its mouth shall be, see `Mouth.shaped`."""
     from lipsync.reference import ClosedMouths  # this imports torch
 
     mouths = ClosedMouths()
     with closing(tasks):
-        for task, rank in zip(tasks, ranks, strict=True):
+        for task, shape in zip(tasks, shapes, strict=True):
             if task.box is None:
                 yield task
                 continue
             face = synthesizer.fit(cut(task.frame, task.box))
             mouths.add(face)
-            yield task._replace(reference=(mouths.of(face).opened(float(rank)),))
+            yield task._replace(reference=(mouths.of(face).shaped(*shape),))
 
 
 def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:

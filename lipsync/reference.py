@@ -1,8 +1,8 @@
-"""References whose mouth is as far open as the speech sounds.
+"""References whose mouth is as far open and as wide as the speech sounds.
 
 The published procedure makes every frame its own reference, whatever its mouth does (paper section 4). A generator
 copies much of its reference's mouth, the more the less it was trained. Here what it copies fits what is said: the most
-closed mouth that the video has shown so far, in the frame's pose, opened by warping as far as the speech sounds.
+closed mouth that the video has shown so far, in the frame's pose, opened and rounded by warping as the speech sounds.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import audio
-from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
+from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, as_input
-from mouths import gap_at, gap_of, pose_distances, pose_of, with_gap, with_mouth_of
+from mouths import gap_at, gap_of, pose_distances, pose_of, widening_at, with_gap, with_mouth_of
 
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
 CUT = (
@@ -24,14 +24,15 @@ HEARD_AT_ONCE = 1024  # mel windows
 
 
 class Mouth(NamedTuple):
-    """A face and where its lips are, ready to be opened."""
+    """A face and where its lips are, ready to speak."""
 
     face: np.ndarray  # (H, W, 3) uint8 BGR
     lips: np.ndarray  # see `models.opening.LIP_POINTS`
 
-    def opened(self, rank: float) -> np.ndarray:
-        """The face with a mouth that is more open than a share `rank` of all mouths that talk."""
-        return with_gap(self.face, self.lips, gap_at(rank, self.face.shape[1]))
+    def shaped(self, opening: float, width: float = 0.5) -> np.ndarray:
+        """The face with a mouth that is more open than a share `opening` of all mouths that talk, and wider, against
+        their means, than a share `width` of them."""
+        return with_gap(self.face, self.lips, gap_at(opening, self.face.shape[1]), widening_at(width))
 
 
 class ClosedMouths:
@@ -75,19 +76,22 @@ def wants_fitting(option: str, weights: str) -> bool:
     return (weights if option == "auto" else option) == "fitting"
 
 
-class HeardOpenings:
-    """How open mouths are at what is heard."""
+class HeardShapes:
+    """How open and how wide mouths are at what is heard."""
 
     def __init__(self) -> None:
-        self._hear = load_heard_opening()
+        self._networks = load_heard_opening(), load_heard_width()
 
     @torch.inference_mode()
     def __call__(self, mel: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """What is heard from some mel frames (n,) of a spectrogram (80, T) on: shares (n,) in [0, 1] of all speech that
-        sounds more closed.
+        """What is heard from some mel frames (n,) of a spectrogram (80, T) on: shares (n, 2) in [0, 1] of all speech
+        that sounds more closed, and narrower; see `Mouth.shaped`.
 
         The mel frames lie `HEARING_LEAD_MS` before their frames; those before them count, too.
         """
         parts = np.array_split(starts, max(1, -(-len(starts) // HEARD_AT_ONCE)))
-        windows = (torch.from_numpy(audio.mel_windows_at(mel, part, CONTEXT))[:, None] for part in parts)
-        return torch.cat([self._hear.rank(part) for part in windows]).numpy()
+        heard = []
+        for part in parts:
+            windows = torch.from_numpy(audio.mel_windows_at(mel, part, CONTEXT))[:, None]
+            heard.append(torch.stack([network.rank(windows) for network in self._networks], dim=1))
+        return torch.cat(heard).numpy()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
-from models.opening import MouthOpening, MouthShape, SpeechOpening
+from models.opening import MouthOpening, MouthShape, SpeechOpening, SpeechWidth
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
 from whole import written_whole
@@ -29,6 +29,7 @@ DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
 HEARD_OPENING = CHECKPOINTS / "speech_opening.pth"
+HEARD_WIDTH = CHECKPOINTS / "speech_width.pth"
 MOUTH_SHAPE = CHECKPOINTS / "mouth_shape.pth"
 
 REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`
@@ -178,6 +179,11 @@ def load_mouth_shape(path: str | Path = MOUTH_SHAPE) -> MouthShape:
 def load_heard_opening(path: str | Path = HEARD_OPENING) -> SpeechOpening:
     """The network that hears how far mouths are open, frozen, in eval mode. Raises InputError."""
     return load_network(SpeechOpening, path).requires_grad_(False)
+
+
+def load_heard_width(path: str | Path = HEARD_WIDTH) -> SpeechWidth:
+    """The network that hears how wide mouths are drawn, frozen, in eval mode. Raises InputError."""
+    return load_network(SpeechWidth, path).requires_grad_(False)
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entries: Any) -> None:

@@ -1,4 +1,5 @@
-"""How far a mouth is open, seen and heard, and where its lips are: small networks that learnt it from a landmark model.
+"""How far a mouth is open, seen and heard, where its lips are and how wide they sound: small networks that learnt it
+from a landmark model.
 
 Openings are gaps between the inner lips in distances of the outer eye corners: 0.02 is nearly closed, 0.1 wide open.
 """
@@ -95,7 +96,12 @@ class SpeechOpening(nn.Module):
     Args:
         img_size: not used; a checkpoint has it.
         width: factor on every channel count.
+
+    Attributes:
+        at_rest: the rank of silence.
     """
+
+    at_rest = 0.0
 
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
@@ -126,7 +132,17 @@ class SpeechOpening(nn.Module):
         """The share of all speech that sounds more closed, in [0, 1]: (N,). Silence closes the mouth."""
         loudness = mel[:, 0, :, CONTEXT:].amax(1).mean(1)  # of the loudest band
         spoken = ((loudness - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)
-        return spoken * torch.special.ndtr(self.standardised(mel) / self.spread)
+        said = torch.special.ndtr(self.standardised(mel) / self.spread)
+        return self.at_rest + spoken * (said - self.at_rest)
+
+
+class SpeechWidth(SpeechOpening):
+    """How much wider than their speaker's mean mouths are drawn while something is said, in widths of the face's crop.
+
+    Lips are rounded for some sounds and spread for others. In silence they are neither.
+    """
+
+    at_rest = 0.5
 
 
 def as_input(faces: np.ndarray) -> Tensor:

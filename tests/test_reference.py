@@ -11,11 +11,11 @@ from lipsync import live, reference
 from lipsync.live import LipSyncStream
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
-from lipsync.reference import KEPT, ClosedMouths, HeardOpenings, wants_fitting
+from lipsync.reference import KEPT, ClosedMouths, HeardShapes, wants_fitting
 from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
-from mouths import aligned, gap_at, with_gap
+from mouths import aligned, gap_at, widening_at, with_gap
 
 LIPS = np.array([(32, 72), (64, 72), (48, 71), (48, 73), (48, 79)]) / 96
 
@@ -47,17 +47,44 @@ def test_mouths_are_opened_as_far_as_asked_and_closed(scale):
     assert np.abs(kept.astype(int) - face).mean() < 1
 
 
+@pytest.mark.parametrize("gap", [2, 6])
+def test_mouths_are_drawn_as_wide_as_asked_and_the_rest_stays(gap):
+    def width_of(face: np.ndarray) -> int:
+        red = (face[66:80, :, 2].astype(int) - face[66:80, :, 1] > 40).any(0)
+        return int(np.ptp(np.flatnonzero(red))) + 1
+
+    face = drawn_face()
+    widths = [width_of(with_gap(face, LIPS, gap, widening)) for widening in (0.88, 1.0, 1.12)]
+    assert abs(widths[0] / widths[1] - 0.88) < 0.05 and abs(widths[2] / widths[1] - 1.12) < 0.05
+    changed = np.argwhere((with_gap(face, LIPS, 2, 1.12) != face).any(2))
+    assert changed[:, 0].min() > 58 and changed[:, 1].min() > 8 and changed[:, 1].max() < 87
+
+
+def test_an_opened_mouth_is_dark_in_the_light_and_colours_of_its_face():
+    def inside(skin: tuple[int, int, int]) -> np.ndarray:
+        face = np.full((96, 96, 3), skin, np.uint8)
+        return with_gap(face, LIPS, 8)[72:76, 47:50].mean((0, 1)) / skin
+
+    blue, green, red = inside((90, 115, 170))
+    assert blue < 0.3 and green < 0.3 and 0.2 < red < 0.5
+    np.testing.assert_allclose(inside((45, 58, 85)), (blue, green, red), atol=0.03)
+    assert np.ptp(inside((130, 130, 130))) < 0.01  # no colours where a picture has none
+
+
 def test_mirrored_and_odd_lips_do_no_harm():
     face = drawn_face()
     assert np.array_equal(with_gap(face, LIPS[[1, 0, 2, 3, 4]], 4), with_gap(face, LIPS, 4))
     for lips in (np.zeros((5, 2)), np.ones((5, 2)), np.full((5, 2), 2.0), LIPS[[2, 2, 2, 2, 2]]):
-        assert with_gap(face, lips, 5).shape == face.shape
+        assert with_gap(face, lips, 5, 0.9).shape == face.shape
 
 
 def test_gaps_grow_with_the_rank_and_the_face():
     gaps = [gap_at(rank, 96) for rank in (0.0, 0.25, 0.5, 0.9, 1.0)]
     assert gaps[0] == 0 and gaps == sorted(gaps) and 4 < gaps[-1] < 8
     assert gap_at(0.5, 192) == pytest.approx(2 * gaps[2])
+    widenings = [widening_at(rank) for rank in (0.0, 0.25, 0.5, 0.9, 1.0)]
+    assert widenings[0] > 0.8 and widenings == sorted(widenings) and widenings[-1] < 1.2
+    assert widenings[2] == pytest.approx(1, abs=0.01)
 
 
 class DarkMouth(torch.nn.Module):
@@ -122,7 +149,7 @@ def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mout
 def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared):
     frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
     face, see = cv2.resize(frame[110:450, 550:850], (96, 96)), load_seen_opening()
-    faces = np.stack([ClosedMouths().of(face).opened(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
+    faces = np.stack([ClosedMouths().of(face).shaped(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
     openings = see(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255).tolist()
     assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
 
@@ -140,14 +167,15 @@ def test_faces_are_aligned_by_their_upper_half():
     assert np.array_equal(aligned(flat, face), flat)
 
 
-def test_silence_closes_the_mouth_and_speech_is_heard_alike_in_parts():
+def test_silence_rests_the_mouth_and_speech_is_heard_alike_in_parts():
     rng = np.random.default_rng(0)
     mel = rng.uniform(-1, 2, (80, 200)).astype(np.float32)
     mel[:, 100:150] = -4
-    hear = HeardOpenings()
-    ranks = hear(mel, np.arange(180))
-    assert ranks[:80].max() > 0 and (ranks[100:134] == 0).all() and (ranks >= 0).all() and (ranks <= 1).all()
-    np.testing.assert_allclose(hear(mel[:, 40:], np.arange(60, 100)), ranks[100:140], atol=1e-5)
+    hear = HeardShapes()
+    shapes = hear(mel, np.arange(180))
+    assert shapes.shape == (180, 2) and (shapes >= 0).all() and (shapes <= 1).all() and shapes[:80].std(0).min() > 0.01
+    assert (shapes[100:134] == (0, 0.5)).all()
+    np.testing.assert_allclose(hear(mel[:, 40:], np.arange(60, 100)), shapes[100:140], atol=1e-5)
 
 
 def test_weights_say_what_auto_is(tmp_path):

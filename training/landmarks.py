@@ -34,6 +34,11 @@ class Labels(NamedTuple):
     openings: np.ndarray  # (crops,) float32: the gap between the inner lips over the distance of the eyes
     lips: np.ndarray  # (crops, 5, 2) float32: `LIP_POINTS`, x over the crop's width and y over its height
 
+    @property
+    def widths(self) -> np.ndarray:
+        """(crops,): from one corner of the mouth to the other, in widths of a square crop."""
+        return np.linalg.norm(self.lips[:, 0] - self.lips[:, 1], axis=1)
+
 
 def labels_paths(data_root: Path, split: str) -> Labels:
     """The files that hold the labels of a split."""

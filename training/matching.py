@@ -12,9 +12,9 @@ import torch
 
 from errors import InputError
 from hparams import HParams
-from models.checkpoint import load_heard_opening, load_mouth_shape, load_seen_opening
+from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening, as_input
-from mouths import gap_at, pose_distances, pose_of, with_gap, with_mouth_of
+from mouths import WIDTHS, gap_at, pose_distances, pose_of, widening_at, with_gap, with_mouth_of
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
@@ -24,6 +24,7 @@ CLOSED, OPEN, ANY = range(3)
 REFERENCES = (CLOSED, CLOSED, OPEN, OPEN, ANY)  # mouths of the references of a sample's five frames
 TARGETS = (CLOSED, OPEN, CLOSED, OPEN, ANY)  # mouths of its targets, which the speech says
 MISS = 0.004  # standard deviation, in faces' heights, of what a fitting reference's mouth misses its target's by
+WIDTH_MISS = 0.02  # the same of its width, over the target's
 TREMBLE = 0.02  # standard deviation of what is added to a frame's rank before speech of that rank is looked up
 BATCH = 2048  # mel windows heard at once
 
@@ -57,24 +58,24 @@ class MouthRanks:
 
 
 class FittingReferences:
-    """References whose mouth is about as open as the target's, in the target's pose: what inference shows a generator
-    whose `reference` is "fitting" (`lipsync.reference`).
+    """References whose mouth is about as open and wide as the target's, in the target's pose: what inference shows a
+    generator whose `reference` is "fitting" (`lipsync.reference`).
 
-    The mouth is another frame's, opened or closed as far as the target's.
+    The mouth is another frame's, opened, closed and widened as the target's.
 
     Args:
         clips: usable clips, all in memory or on a disk.
         fps: frames a second of the clips.
         img_size: (height, width) of the faces.
         distance: frames that lie at least between a target and where its mouth is taken from.
-        heard: the speech says how open the mouth is, as in inference, instead of the target, as in training: where
+        heard: the speech says how the mouth is, as in inference, instead of the target, as in training: where
             speech and mouth often disagree, a generator learns to trust neither.
     """
 
     def __init__(self, clips: list[Clip], fps: float, img_size: tuple[int, int], distance: int, heard: bool):
         self.clips, self.fps, self.img_size, self.distance = clips, fps, img_size, distance
         self._shape = load_mouth_shape()
-        self._hear = load_heard_opening() if heard else None
+        self._hear = (load_heard_opening(), load_heard_width()) if heard else None
 
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The references of faces (n, H, W, 3) at places (n,) of a clip."""
@@ -82,9 +83,11 @@ class FittingReferences:
             with_mouth_of(self.clips[clip].face(self._other(clip, place, rng), self.img_size), target)
             for target, place in zip(targets, places, strict=True)
         ])  # fmt: skip
-        gaps = self._gaps(clip, targets, places) + rng.normal(0, MISS * self.img_size[0], len(places))
         lips = self._shape.lips_of(others)
-        return np.stack([with_gap(*each) for each in zip(others, lips, gaps.clip(0), strict=True)])
+        gaps, widenings = self._wanted(clip, targets, places, lips)
+        gaps = (gaps + rng.normal(0, MISS * self.img_size[0], len(places))).clip(0)
+        widenings = (widenings + rng.normal(0, WIDTH_MISS, len(places))).clip(WIDTHS[0], WIDTHS[-1])
+        return np.stack([with_gap(*each) for each in zip(others, lips, gaps, widenings, strict=True)])
 
     def _other(self, clip: int, place: int, rng: np.random.Generator) -> int:
         count = len(self.clips[clip].numbers)
@@ -92,15 +95,17 @@ class FittingReferences:
         return int(rng.choice(away))
 
     @torch.inference_mode()
-    def _gaps(self, clip: int, targets: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """How open the mouths shall be, in pixels."""
+    def _wanted(self, clip: int, targets: np.ndarray, places: np.ndarray, lips: np.ndarray) -> tuple[np.ndarray, ...]:
+        """How open the mouths shall be, in pixels, and by which factor wider than `lips` they are."""
         if self._hear is None:
-            lips = self._shape.lips_of(targets)
-            return (lips[:, 3, 1] - lips[:, 2, 1]) * self.img_size[0]
+            wanted = self._shape.lips_of(targets)
+            widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
+            return (wanted[:, 3, 1] - wanted[:, 2, 1]) * self.img_size[0], np.divide(*widths)
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
         windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
-        ranks = self._hear.rank(torch.from_numpy(windows)[:, None])
-        return np.array([gap_at(float(rank), self.img_size[1]) for rank in ranks])
+        openings, widths = (hear.rank(torch.from_numpy(windows)[:, None]).tolist() for hear in self._hear)
+        gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
+        return np.array(gaps), np.array([widening_at(rank) for rank in widths])
 
 
 class Matches:

@@ -1,4 +1,5 @@
-"""Train the three small networks of `models.opening`: how far a mouth is open, seen and heard, and where lips are.
+"""Train the four small networks of `models.opening`: how far a mouth is open, seen and heard, how wide it sounds, and
+where lips are.
 
     python -m training.opening --data_root packed --target_dir runs/opening
 
@@ -22,8 +23,8 @@ from tqdm import tqdm
 import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from models.checkpoint import HEARD_OPENING, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
-from models.opening import CONTEXT, LISTENERS, MouthOpening, MouthShape, SpeechOpening
+from models.checkpoint import HEARD_OPENING, HEARD_WIDTH, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
+from models.opening import CONTEXT, LISTENERS, MouthOpening, MouthShape, SpeechOpening, SpeechWidth
 from training.augment import JITTER_DRAWS, jitter
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
@@ -88,11 +89,11 @@ def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
     return Labelled(torch.from_numpy(faces).permute(0, 3, 1, 2)[known], values[known], clip[known])
 
 
-def heard(clips: list[Clip], openings: np.ndarray, hp: HParams) -> Labelled:
-    """Mel windows (n, 1, 80, 48), see `SpeechOpening`, and the openings of their frames above their clips' means."""
-    shown, opening, of = [], [], []
+def heard(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
+    """Mel windows (n, 1, 80, 48), see `SpeechOpening`, and the values of their frames above their clips' means."""
+    shown, above, of = [], [], []
     ends = np.cumsum([len(clip.numbers) for clip in clips])
-    for index, (clip, raw) in enumerate(zip(clips, np.split(openings, ends[:-1]), strict=True)):
+    for index, (clip, raw) in enumerate(zip(clips, np.split(values, ends[:-1]), strict=True)):
         known = ~np.isnan(raw)
         if known.mean() < MIN_KNOWN:
             continue
@@ -100,9 +101,9 @@ def heard(clips: list[Clip], openings: np.ndarray, hp: HParams) -> Labelled:
         starts = audio.mel_starts(np.maximum(clip.numbers - 1, 0), hp.fps)
         fits = (clip.numbers > 0) & (starts + audio.MEL_STEP_SIZE <= len(clip.mel))
         shown.append(clip.mel_windows(clip.numbers[fits] - 1, hp.fps, CONTEXT)[:, None])
-        opening.append((smooth - smooth.mean())[fits])
+        above.append((smooth - smooth.mean())[fits])
         of.append(np.full(fits.sum(), index))
-    parts = (np.concatenate(part) for part in (shown, opening, of))
+    parts = (np.concatenate(part) for part in (shown, above, of))
     return Labelled(*(torch.from_numpy(part).float() for part in parts))
 
 
@@ -232,7 +233,7 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
     return lip_figures(judged(network, val, 255), val)
 
 
-def teach_speech_opening(network: SpeechOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+def teach_hearing(network: SpeechOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
     network.std.fill_(train.known.std())
     learn(network.standardised, train.shown, train.standardised, plan, seed, network)
     said = judged(network, val, 1)
@@ -252,28 +253,27 @@ class Lesson:
     plan: Plan
 
 
+HEARING = Plan(2500, 256 * LISTENERS, 2e-3, 0.2, in_other_voice)
 LESSONS = {
-    "opening": Lesson(
+    "mouth_opening": Lesson(
         MouthOpening, SEEN_OPENING, "openings", seen, teach_mouth_opening, Plan(1800, 128, 3e-3, 0.02, moved_a_little)
     ),
-    "shape": Lesson(
+    "mouth_shape": Lesson(
         MouthShape, MOUTH_SHAPE, "lips", seen, teach_mouth_shape, Plan(3200, 96, 3e-3, 0.02, moved_with_points)
     ),
-    "speech": Lesson(
-        SpeechOpening, HEARD_OPENING, "openings", heard, teach_speech_opening,
-        Plan(2500, 256 * LISTENERS, 2e-3, 0.2, in_other_voice),
-    ),
+    "speech_opening": Lesson(SpeechOpening, HEARD_OPENING, "openings", heard, teach_hearing, HEARING),
+    "speech_width": Lesson(SpeechWidth, HEARD_WIDTH, "widths", heard, teach_hearing, HEARING),
 }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the networks that see and hear how far a mouth is open")
+    parser = argparse.ArgumentParser(description="Train the networks that see and hear mouths")
     parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
     parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
-    parser.add_argument("--target_dir", type=Path, required=True,
-                        help=f"for {SEEN_OPENING.name}, {MOUTH_SHAPE.name} and {HEARD_OPENING.name}")  # fmt: skip
+    files = ", ".join(lesson.file.name for lesson in LESSONS.values())
+    parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 3200 and 2500)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 3200, 2500, 2500)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
