@@ -23,6 +23,7 @@ ENLARGE = torch.tensor([0.5, 1.0, 0.5])  # a stride-2 transposed convolution wit
 # A convolution with these at twice the size takes out what changes from each pixel of the smaller picture to the next:
 # the grid that transposed convolutions leave in features, and that the smaller network's last convolution evens out.
 EVEN_OUT = torch.tensor([0.5, 0.0, 0.5])
+FITTED_CELL = 4  # pixels a side whose means are fitted: enlarged pictures hold no finer detail
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,65 @@ def grow(small: nn.Module, large: nn.Module, pictures: int = 0) -> Growth:
         if isinstance(large, Wav2Lip):
             filled = {name: how for name, how in filled.items() if not name.startswith("output_block.0.")}
     return _growth(large, filled)
+
+
+@torch.no_grad()
+def calibrate(small: Wav2Lip, large: Wav2Lip, mels: Tensor, faces: Tensor, pictures: int = 0) -> None:
+    """Let a generator that was just grown make the small one's pictures, enlarged, of a batch: in the same colours.
+
+    `grow` knows how channels vary from the small network's batch norms alone, and some channels find no room. Here the
+    norms learn what passes them, so that training and evaluation see alike, and the last layer is fitted by least
+    squares to what the small network gives.
+
+    Args:
+        mels, faces: (N, 1, 80, 16) and (N, 6, H, W), a batch as `Wav2Lip.forward` takes it, at the size of `large`.
+        pictures: as for `grow`; their channels stay as they are.
+    """
+    _settle(large, colour_path(large) if pictures else (), mels, faces)
+    reduced = F.interpolate(faces, small.img_size, mode="bilinear", antialias=True)
+    _, wanted = _last_layer(small.eval(), mels, reduced)
+    hidden, made = _last_layer(large, mels, faces)
+    output, count = large.output_block[1], hidden.size(1) - pictures
+    missing = F.interpolate(wanted, made.shape[-2:], mode="bilinear") - made
+    inputs, missing = (
+        F.avg_pool2d(part, FITTED_CELL).transpose(0, 1).flatten(1) for part in (hidden[:, :count], missing)
+    )
+    inputs = torch.cat((inputs, torch.ones_like(inputs[:1])))
+    squares = inputs @ inputs.T
+    squares += 1e-3 * squares.diagonal().mean() * torch.eye(len(squares))
+    change = torch.linalg.solve(squares, inputs @ missing.T).T  # (3, count + 1)
+    output.weight[:, :count, 0, 0] += change[:, :-1]
+    output.bias += change[:, -1]
+
+
+def colour_path(generator: Wav2Lip) -> tuple[Conv2d, Conv2d]:
+    """The two blocks at full resolution, between which pictures pass on the outermost skip (training/initial.py)."""
+    return generator.face_encoder_blocks[0][0], generator.output_block[0]
+
+
+def _settle(network: Wav2Lip, held: tuple[nn.Module, ...], mels: Tensor, faces: Tensor) -> None:
+    """Let the norms' statistics be those of a batch, but for those of the blocks that are held; in eval mode then."""
+    network.train()
+    for block in held:
+        block.eval()
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d) and part.training]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all that passes from now on
+    network(mels, faces)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+def _last_layer(network: Wav2Lip, mels: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """What comes into a generator's last convolution and what it makes of it: (N, hidden, H, W), (N, 3, H, W)."""
+    seen = []
+    hook = network.output_block[1].register_forward_hook(lambda _, inputs, made: seen.extend((inputs[0], made)))
+    network(mels, faces)
+    hook.remove()
+    return seen[0], seen[1]
 
 
 def _renamed(name: str, network: nn.Module, extra: int) -> str:

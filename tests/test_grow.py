@@ -1,5 +1,6 @@
 """Larger networks out of smaller ones: which levels are shared, that the picture comes through, what is refused."""
 
+import copy
 import importlib
 import sys
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from errors import InputError
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.checkpoint import read_checkpoint, save_checkpoint
-from models.grow import grow
+from models.grow import calibrate, grow
 from training import initial
 
 
@@ -23,9 +24,9 @@ def copying():
     return generator.eval()
 
 
-def pictures(size):
-    torch.manual_seed(1)
-    stacked = F.interpolate(torch.rand(2, 6, 5, 5) * 0.8 + 0.1, size, mode="bilinear", align_corners=True)
+def pictures(size, count=2, seed=1):
+    torch.manual_seed(seed)
+    stacked = F.interpolate(torch.rand(count, 6, 5, 5) * 0.8 + 0.1, size, mode="bilinear", align_corners=True)
     stacked[:, :3, size[0] // 2 :] = 0
     return stacked
 
@@ -118,6 +119,26 @@ def test_all_of_a_grown_network_learns(copying):
         optimizer.step()
     assert all(parameter.grad.abs().max() > 0 for parameter in large.face_decoder_blocks[-1].parameters()
                if parameter.dim() > 1)  # fmt: skip
+
+
+def test_calibrated_networks_paint_in_the_smaller_ones_colours(copying):
+    """On other pictures than those that they were shown; the channels that pass pictures stay as they are."""
+    small, large = copy.deepcopy(copying), Wav2Lip((192, 192), 0.125)
+    small.output_block[1].weight.data[:, :-6] = torch.rand(3, small.output_block[1].in_channels - 6, 1, 1)
+    initial.start_as_copy(large)
+    grow(small, large, pictures=6)
+    passed = large.output_block[1].weight[:, -6:].clone()
+    mels, shown, others = torch.rand(4, 1, 80, 16), pictures((192, 192), 4, seed=2), pictures((192, 192), 4, seed=3)
+
+    @torch.inference_mode()
+    def difference() -> float:
+        wanted = F.interpolate(small(mels, F.interpolate(others, (96, 96))), (192, 192))
+        return float((large.eval()(mels, others) - wanted).abs().mean())
+
+    before = difference()
+    calibrate(small, large, mels, shown, pictures=6)
+    assert difference() < 0.7 * before
+    assert torch.equal(large.output_block[1].weight[:, -6:], passed)
 
 
 @pytest.mark.parametrize("kind", [SyncNet_color, Wav2Lip_disc_qual])

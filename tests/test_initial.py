@@ -5,6 +5,7 @@ import torch
 
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models.grow import colour_path
 from training import initial
 from training.stages import GeneratorStage, QualityStage
 
@@ -49,7 +50,7 @@ def test_colours_do_not_depend_on_the_rest_of_the_batch():
     stage = GeneratorStage(hp, SyncNet_color(width=0.125))
     stage.train_mode()
     generator = stage.networks[""]
-    assert [block.conv_block[1].training for block in initial.colour_path(generator)] == [False, False]
+    assert [block.conv_block[1].training for block in colour_path(generator)] == [False, False]
     assert generator.face_encoder_blocks[1][0].conv_block[1].training
 
 

@@ -9,17 +9,12 @@ import torch
 from torch import nn
 
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
-from models.conv import Conv2d
+from models.grow import colour_path
 
 COLOURS = 3
 PICTURES = slice(-2 * COLOURS, None)
 STEEPNESS = 5.0  # of the output's sigmoid at 0.5: dark and bright ends are bent by 0.08 at most
 GATE = 4.0  # how strongly the masked target, where it is not zero, shuts the reference out
-
-
-def colour_path(generator: Wav2Lip) -> tuple[Conv2d, Conv2d]:
-    """The two blocks at full resolution, between which pictures pass on the outermost skip."""
-    return generator.face_encoder_blocks[0][0], generator.output_block[0]
 
 
 @torch.no_grad()

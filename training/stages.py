@@ -15,6 +15,7 @@ from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.discriminator import lower_half
+from models.grow import calibrate
 from models.syncnet import window_frames
 from training import initial, losses, whole_clips
 from training.augment import jitter
@@ -88,6 +89,9 @@ class Stage(ABC):
     def eval_items(self, dataset: Dataset) -> int:
         """Validation items, fixed in number and content."""
         return len(dataset) * self.hp.eval_windows
+
+    def after_growth(self, small: nn.Module, batch: Batch) -> None:  # noqa: B027
+        """Make the most of what the main network took from one for smaller faces; on the CPU, before it learns."""
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:  # noqa: B027 (most stages have no schedule)
         """Let a schedule react to the validation metrics."""
@@ -213,6 +217,11 @@ class GeneratorStage(Stage):
             self.networks[""].eval()
         elif self.hp.start_as_copy:
             initial.hold_colours(bare(self.networks[""]))
+
+    def after_growth(self, small: nn.Module, batch: Batch) -> None:
+        """Let it start in the smaller network's colours."""
+        mels, faces = batch["indiv_mels"][:, 0], generator_input(batch)[:, :, 0]  # of each sample's first frame
+        calibrate(small, self.networks[""], mels, faces, self.passing)
 
     def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
         return network(batch["indiv_mels"], generator_input(batch))

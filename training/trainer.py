@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from training.stages import Batch, Stage
 from training.stream import ShardStream
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps
+GROWN_WITH = 8  # training samples that show a network how one for smaller faces paints
 SHEET_CLIPS = 8  # validation samples in a sample sheet
 
 
@@ -68,9 +70,9 @@ class Trainer:
         device = self.workers.device
         self.autocast = _autocast_dtype(options.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast is torch.float16)
+        self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
         if options.init_from:
             self._start_from(options.init_from)
-        self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
         self.parts = min(hp.accumulate_steps, stage.loader_batch) or self._parts_that_fit()
         self.optimizers = {}
         for prefix, network in stage.networks.items():
@@ -102,6 +104,8 @@ class Trainer:
             growth = grow(small, network, self.stage.passing)
         except InputError as error:
             raise InputError(f"--init_from {path}: {error}") from error
+        samples = collate(list(islice(iter(self.train_set), GROWN_WITH)))
+        self.stage.after_growth(small.eval(), to_device(self.stage.prepare(samples), torch.device("cpu")))
         if self.workers.leads:
             sizes = ("x".join(map(str, size)) for size in (small.img_size, network.img_size))
             tqdm.write("\n  ".join([f"{path}: {' to '.join(sizes)}", *growth.lines()]), file=sys.stderr)
