@@ -28,8 +28,8 @@ GENERATOR = (
 )
 FITTING = "fitting_references=True,matched_share=0.5"
 QUALITY = (
-    "disc_width=0.5,disc_wt=0.03,disc_initial_learning_rate=1e-5,initial_learning_rate=1e-5,syncnet_wt=0,"
-    "hq_syncnet_wt_settled=0,decoder_only=True,hold_statistics=True"
+    "disc_width=0.5,disc_keeps_variance=True,disc_wt=0.05,disc_initial_learning_rate=2e-4,initial_learning_rate=5e-5,"
+    "lips_wt=0,syncnet_wt=0,hq_syncnet_wt_settled=0,decoder_only=True,hold_statistics=True"
 )
 
 
@@ -77,8 +77,8 @@ STEPS = (
         seed=14, expert="expert", init_from="generator",
     ),
     Step(
-        "generator_quality", "hq_wav2lip_train.py", 600,
-        f"{GENERATOR},{FITTING},{QUALITY},decay_steps=600",
+        "generator_quality", "hq_wav2lip_train.py", 1200,
+        f"{GENERATOR},{FITTING},{QUALITY},decay_steps=1200",
         seed=21, expert="expert", init_from="generator_fitting",
     ),
 )  # fmt: skip
