@@ -16,10 +16,9 @@ from models.opening import CONTEXT, as_input
 from mouths import gap_at, gap_of, pose_distances, pose_of, widening_at, with_gap, with_mouth_of
 
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
-CUT = (
-    20.0  # pose distance of two frames from which on they are of different shots; between neighbours 99 % are under 10
-)
+CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
+OPENED = 1.15  # how much farther open than wanted a mouth is shown: generators close mouths a little
 HEARD_AT_ONCE = 1024  # mel windows
 
 
@@ -32,7 +31,8 @@ class Mouth(NamedTuple):
     def shaped(self, opening: float, width: float = 0.5) -> np.ndarray:
         """The face with a mouth that is more open than a share `opening` of all mouths that talk, and wider, against
         their means, than a share `width` of them."""
-        return with_gap(self.face, self.lips, gap_at(opening, self.face.shape[1]), widening_at(width))
+        gap = OPENED * gap_at(opening, self.face.shape[1])
+        return with_gap(self.face, self.lips, gap, widening_at(width))
 
 
 class ClosedMouths:

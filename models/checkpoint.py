@@ -25,7 +25,7 @@ from models.wav2lip import Wav2Lip
 from whole import written_whole
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small.pth"
+DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small_gan.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
 HEARD_OPENING = CHECKPOINTS / "speech_opening.pth"

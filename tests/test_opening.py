@@ -57,7 +57,10 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.4  # pixels, gaps
     assert isinstance(load_network(MouthOpening, tmp_path / "out/mouth_opening.pth"), MouthOpening)
     np.save(paths.openings, np.zeros(3, np.float32))
-    with pytest.raises(InputError, match="again"):
+    with pytest.raises(InputError, match="is of 3 crops.*again"):
+        opening.main()
+    paths.openings.write_bytes(b"no array")
+    with pytest.raises(InputError, match="damaged.*again"):
         opening.main()
 
 

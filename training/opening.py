@@ -72,7 +72,10 @@ def read_labels(data_root: Path, split: str, filelists: Path, hp: HParams) -> tu
         if not path.is_file():
             raise InputError(f"{path} is missing: make it with training.landmarks")
     clips = load_clips(data_root, split, hp, 0, filelists)
-    labels = Labels(*map(np.load, paths))
+    try:
+        labels = Labels(*(np.load(path, allow_pickle=False) for path in paths))
+    except (ValueError, EOFError) as error:
+        raise InputError(f"labels of {data_root} are damaged ({error}): run training.landmarks again") from error
     crops = sum(len(clip.numbers) for clip in clips)
     for path, values in zip(paths, labels, strict=True):
         if len(values) != crops:
@@ -85,7 +88,7 @@ def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
     faces = np.stack([clip.face(at, hp.face_size) for clip in clips for at in range(len(clip.numbers))])
     clip = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([len(clip.numbers) for clip in clips]))
     values = torch.from_numpy(values)
-    known = ~values.flatten(1).isnan().any(1) if values.dim() > 1 else ~values.isnan()
+    known = ~values.reshape(len(values), -1).isnan().any(1)
     return Labelled(torch.from_numpy(faces).permute(0, 3, 1, 2)[known], values[known], clip[known])
 
 
