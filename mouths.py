@@ -15,10 +15,10 @@ UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
 JAW, JAW_WIDTH = 0.9, 1.9  # how far the jaw follows the lower lip; its width over the mouth's
 CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
-# The dark of open mouths over the skin's blue, green and red: darker than the darkest of most real ones (0.17, 0.21,
-# 0.44), so that the eye and landmark models see how open a mouth is.
-INSIDE = (0.11, 0.12, 0.26)
-GREY_INSIDE = 0.17  # the same of a picture without colours
+# The dark of open mouths over the skin's blue, green and red: where the gap is wide, a little brighter than the darkest
+# of most real ones (0.17, 0.21, 0.44); where it is narrow, so dark that the eye and landmark models see it.
+WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
+WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
 TONGUE = 0.3  # how much brighter it is at the lower lip, above the first
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
@@ -92,17 +92,19 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     uncovered = np.clip(y - top + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
     uncovered *= np.clip((new_lower - new_upper) / unit, 0, 1)
     depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
-    inside = (1 + TONGUE * depth**4)[:, :, None] * _inside_of(face)
+    inside = (1 + TONGUE * depth**4)[:, :, None] * _inside_of(face, gap / unit)
     lower_part = (moved + uncovered[:, :, None] * (inside - moved) + 0.5).clip(0, 255).astype(np.uint8)
     return np.concatenate((face[:first], lower_part))
 
 
-def _inside_of(face: np.ndarray) -> np.ndarray:
-    """The colour of the inside of a mouth in the light of a face: (3,) BGR."""
+def _inside_of(face: np.ndarray, gap: float) -> np.ndarray:
+    """The colour of the inside of a mouth in the light of a face: (3,) BGR. `gap`: in pixels of a face 96 high."""
     height, width = face.shape[:2]
     skin = face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3].mean((0, 1))  # nose and cheeks
     colourful = np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1)
-    return skin * (GREY_INSIDE + colourful * (np.array(INSIDE) - GREY_INSIDE))
+    wide = np.clip((gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP), 0, 1)
+    dark = wide * np.array(WIDE) + (1 - wide) * np.array(NARROW)
+    return skin * (colourful * dark + (1 - colourful) * dark.mean())
 
 
 def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widening: float) -> np.ndarray:
