@@ -51,8 +51,14 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
         paths = landmarks.labels_paths(data, split)
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
         np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
-    opening.main()
+    for more in (
+        ["--only", "mouth_opening", "speech_opening", "speech_width"],
+        ["--only", "mouth_shape", "--steps", "40"],
+    ):
+        monkeypatch.setattr("sys.argv", [*map(str, words), *more])
+        opening.main()
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines.keys() == {lesson.file.name for lesson in opening.LESSONS.values()}
     assert float(lines["mouth_opening.pth"][2]) > 0.5  # drawn mouths are easily seen
     assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.4  # pixels, gaps
     assert isinstance(load_network(MouthOpening, tmp_path / "out/mouth_opening.pth"), MouthOpening)

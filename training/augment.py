@@ -80,12 +80,18 @@ def jitter(faces: Tensor, draws: Tensor) -> Tensor:
     lips. `draws` (B, JITTER_DRAWS) lie in [-1, 1].
     """
     batch, colours, time, height, width = faces.shape
-    draw = draws.T
-    angle = torch.deg2rad(draw[0] * MAX_ROTATION)
-    scale = 1 + draw[1] * MAX_SCALE
-    side = draw[2].sign()  # -1 mirrors
-    cos, sin, shift = scale * angle.cos(), scale * angle.sin(), 2 * MAX_SHIFT * draw[3:5]
-    rows = torch.stack((side * cos, -sin, shift[0], side * sin, cos, shift[1]), dim=1).view(batch, 2, 3)
-    grid = F.affine_grid(rows, (batch, 1, height, width), align_corners=False)
+    moves = moves_of(draws, MAX_ROTATION, MAX_SCALE, MAX_SHIFT)
+    grid = F.affine_grid(moves, (batch, 1, height, width), align_corners=False)
     flat = faces.reshape(batch, colours * time, height, width)
     return F.grid_sample(flat, grid, padding_mode="border", align_corners=False).view_as(faces)
+
+
+def moves_of(draws: Tensor, rotation: float, scale: float, shift: float) -> Tensor:
+    """(B, 2, 3): where a moved picture's places lie in the picture as it was, both in [-1, 1], about the middle.
+
+    `draws` (B, JITTER_DRAWS) in [-1, 1] are shares of the most: degrees, and shares of the face's size.
+    """
+    draw = draws.T
+    angle, size, side = torch.deg2rad(draw[0] * rotation), 1 + draw[1] * scale, draw[2].sign()  # -1 mirrors
+    cos, sin, across, down = size * angle.cos(), size * angle.sin(), 2 * shift * draw[3], 2 * shift * draw[4]
+    return torch.stack((side * cos, -sin, across, side * sin, cos, down), dim=1).view(-1, 2, 3)

@@ -25,7 +25,7 @@ from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import HEARD_OPENING, HEARD_WIDTH, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
 from models.opening import CONTEXT, LISTENERS, MouthOpening, MouthShape, SpeechOpening, SpeechWidth
-from training.augment import JITTER_DRAWS, jitter
+from training.augment import JITTER_DRAWS, jitter, moves_of
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
@@ -37,7 +37,7 @@ SILENT_FRAMES = 4
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
 PIXELS = 96  # a side of the face in which errors of points count
 MIRRORED = [1, 0, 2, 3, 4]  # `LIP_POINTS` in a mirror
-MAX_POSE = (0.3, 0.2, 0.12)  # rotation in radians, scale and shift (of the face's size) of faces whose lips are sought
+MAX_POSE = (17.0, 0.2, 0.12)  # rotation in degrees, scale and shift of faces whose lips are sought, see `moves_of`
 
 
 @dataclass(frozen=True)
@@ -150,16 +150,15 @@ def moved_a_little(faces: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
 def moved_with_points(faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Faces (B, 3, H, W) in [0, 255] mirrored, moved and in other light, in [0, 1], and their points (B, 5, 2) with
     them, given and returned in `PIXELS` a side."""
-    draws = torch.rand(5, len(faces), device=faces.device) * 2 - 1
-    angle, scale, shift = MAX_POSE[0] * draws[0], 1 + MAX_POSE[1] * draws[1], 2 * MAX_POSE[2] * draws[2:4].T
-    cos, sin, side = scale * angle.cos(), scale * angle.sin(), draws[4].sign()
-    linear = torch.stack((side * cos, -sin, side * sin, cos), dim=1).view(-1, 2, 2)  # from the new picture to the old
-    grid = F.affine_grid(torch.cat((linear, shift[:, :, None]), dim=2), faces.shape, align_corners=False)
+    draws = torch.rand(len(faces), JITTER_DRAWS, device=faces.device) * 2 - 1
+    moves = moves_of(draws, *MAX_POSE)
+    grid = F.affine_grid(moves, faces.shape, align_corners=False)
     faces = F.grid_sample(faces / 255, grid, padding_mode="border", align_corners=False)
-    centred = 2 * points / PIXELS - 1 - shift[:, None]
-    centred = centred @ torch.linalg.inv(linear).transpose(1, 2)
-    centred = torch.where((side < 0)[:, None, None], centred[:, MIRRORED], centred)
-    return in_other_light(faces), PIXELS * (centred + 1) / 2
+    linear, shift = moves[:, :, :2], moves[:, None, :, 2]
+    points = (2 * points / PIXELS - 1 - shift) @ torch.linalg.inv(linear).transpose(1, 2)
+    mirrored = torch.linalg.det(linear)[:, None, None] < 0
+    points = torch.where(mirrored, points[:, MIRRORED], points)
+    return in_other_light(faces), PIXELS * (points + 1) / 2
 
 
 def in_other_light(faces: Tensor) -> Tensor:
