@@ -61,7 +61,7 @@ class InferenceOptions:
     reference: str = option(
         "auto",
         "own shows the generator each frame itself, as published; fitting the same with a closed mouth of the "
-        "video, opened as far as the speech sounds; auto: as the weights ask for, published ones for own",
+        "video, opened and rounded as the speech sounds; auto: as the weights ask for, published ones for own",
         choices=REFERENCES,
     )
     blend: str = option(
