@@ -38,8 +38,8 @@ def test_tiny_recipe_learns_and_resumes(command, tmp_path):
     done = subprocess.run([*command, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert max(curve(tmp_path / "expert", "pair_accuracy")) > 0.9
-    assert min(curve(tmp_path / "expert", "loss")) < 0.5
-    assert curve(tmp_path / "generator", "l1")[-1] < 0.85 * curve(tmp_path / "generator_face", "l1")[0]
+    assert min(curve(tmp_path / "expert", "loss")) < 0.4
+    assert curve(tmp_path / "generator", "l1")[-1] < 0.8 * curve(tmp_path / "generator_face", "l1")[0]
     generators = [load_generator(tmp_path / f"wav2lip_small{name}.pth") for name in ("", "_gan")]
     assert [generator.reference for generator in generators] == ["fitting", "fitting"]
     load_expert(tmp_path / "lipsync_expert_small.pth")
