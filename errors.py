@@ -21,19 +21,26 @@ def run_script(main: Callable[[], None]) -> None:
     Exit status: 0 when `main` returns, 1 for an `InputError`, a full disk or missing permission, 130 for Ctrl-C.
     Anything else is a fault of the program and keeps its traceback.
     """
+    status = 0
     try:
         main()
     except InputError as error:
-        _fail(str(error))
+        status = _failed(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted", status=130)
+        status = _failed("interrupted", status=130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"{os.strerror(error.errno)}{where}: free some space or choose another folder")
+        status = _failed(f"{os.strerror(error.errno)}{where}: free some space or choose another folder")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # a thread of the process group that wants the interpreter while it goes down aborts a run that was done
+        sys.stdout.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
 
 
-def _fail(message: str, status: int = 1) -> None:
+def _failed(message: str, status: int = 1) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    return status

@@ -21,9 +21,9 @@ def command(tmp_path_factory):
     return [sys.executable, *map(str, argv)]
 
 
-def curve(folder, name):
+def curve(folder, name, split="val"):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if line["split"] == "val"]
+    return [line[name] for line in lines if line["split"] == split]
 
 
 def test_tiny_recipe_learns_and_resumes(command, tmp_path):
@@ -40,6 +40,8 @@ def test_tiny_recipe_learns_and_resumes(command, tmp_path):
     assert max(curve(tmp_path / "expert", "pair_accuracy")) > 0.9
     assert min(curve(tmp_path / "expert", "loss")) < 0.4
     assert curve(tmp_path / "generator", "l1")[-1] < 0.8 * curve(tmp_path / "generator_face", "l1")[0]
+    lessons = [curve(tmp_path / name, "l1", "train") for name in ("generator_face", "generator")]
+    assert lessons[1][-1] < 0.7 * lessons[0][0]
     generators = [load_generator(tmp_path / f"wav2lip_small{name}.pth") for name in ("", "_gan")]
     assert [generator.reference for generator in generators] == ["fitting", "fitting"]
     load_expert(tmp_path / "lipsync_expert_small.pth")

@@ -90,9 +90,10 @@ def test_batch_norm_of_two_processes_has_the_whole_batch(tmp_path):
     code = f"""
 import torch
 from torch import nn
+from errors import run_script
 from training.distributed import Workers
 
-def main():  # all that holds the process group dies here, before the interpreter
+def main():
     workers = Workers("cpu")
     x, target, state = torch.load({str(tmp_path / "given.pth")!r}, weights_only=True)
     norm = nn.BatchNorm2d(4)
@@ -106,7 +107,7 @@ def main():  # all that holds the process group dies here, before the interprete
     torch.save(result, {str(tmp_path)!r} + f"/{{workers.rank}}.pth")
     workers.close()
 
-main()
+run_script(main)
 """
     (tmp_path / "ranks.py").write_text(code)
     in_two_processes([tmp_path / "ranks.py"], PYTHONPATH=str(ROOT))
@@ -125,3 +126,22 @@ def test_batch_norm_in_eval_mode_asks_no_other_process():
     assert not dist.is_initialized()
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(GlobalBatchNorm2d(3).eval()(x), nn.BatchNorm2d(3).eval()(x))
+
+
+@pytest.mark.parametrize("ending, status", [("print('all done')", 0), ("raise InputError('no such file')", 1)])
+def test_process_of_several_ends_without_going_down_in_parts(ending, status):
+    # what a gloo thread does when it wants the interpreter that is on its way down, here on purpose
+    code = f"""
+import atexit, os
+from errors import InputError, run_script
+
+def main():
+    {ending}
+
+atexit.register(os.abort)
+run_script(main)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == status
+    assert done.stdout + done.stderr == ("error: no such file\n" if status else "all done\n")

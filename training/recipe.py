@@ -90,12 +90,12 @@ FILES = {  # what the steps end in
 }
 
 TINY_EXPERT = "syncnet_batch_size=16,min_negative_distance=2,ema_decay=0.9"
-TINY_GENERATOR = "batch_size=2,ema_decay=0.9,warmup_steps=5"
+TINY_GENERATOR = "generator_width=0.25,batch_size=2,ema_decay=0.9,warmup_steps=5"
 TINY = {
     "expert_contrast": (150, f"{TINY_EXPERT},decay_steps=150,syncnet_eval_interval=50"),
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
-    "generator_face": (16, f"{TINY_GENERATOR},eval_interval=16,checkpoint_interval=16"),
-    "generator": (20, f"{TINY_GENERATOR},decay_steps=20,eval_interval=20,checkpoint_interval=20"),
+    "generator_face": (60, f"{TINY_GENERATOR},eval_interval=10,checkpoint_interval=60"),
+    "generator": (60, f"{TINY_GENERATOR},decay_steps=60,eval_interval=20,checkpoint_interval=60"),
     "generator_fitting": (5, f"{TINY_GENERATOR},decay_steps=5,eval_interval=5,checkpoint_interval=5"),
     "generator_quality": (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3"),
 }
