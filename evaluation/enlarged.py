@@ -2,9 +2,10 @@
 
     python -m evaluation.enlarged --data_root crops_288x192 --generators wav2lip_96.pth wav2lip_288x192.pth
 
-Each generator sees the crops at its own size, gets another window of the clip as its reference, and is enlarged as
-inference does it. Beside them stand the reference's lower half put in unchanged, and the true faces shrunk to each
-smaller size and enlarged again: the most that a generator of that size could reach.
+Each generator sees the crops at its own size, with the references that it asks for (`Wav2Lip.reference`: another window
+of the clip, or a mouth that fits the speech, as in inference), and is enlarged as inference does it. Beside them stand
+such references' lower halves put in unchanged, and the true faces shrunk to each smaller size and enlarged again: the
+most that a generator of that size could reach.
 """
 
 import argparse
@@ -48,21 +49,25 @@ class Windows:
     def __len__(self) -> int:
         return self.windows * len(next(iter(self._sets.values())))
 
-    def add(self, size: Size) -> None:
-        """Open the clips at a size (height, width). Raises InputError when there are none."""
-        if size not in self._sets:
-            hp = _settings(size, data_fps(self.data_root, self.split))
+    def add(self, size: Size, reference: str) -> None:
+        """Open the clips at a size (height, width), with references as a generator asks for them. Raises InputError
+        when there are none."""
+        if (size, reference) not in self._sets:
+            hp = _settings(size, data_fps(self.data_root, self.split), reference)
             clips = load_clips(self.data_root, self.split, hp, GeneratorDataset.lead, self.filelists)
-            self._sets[size] = GeneratorDataset(clips, hp, self.seed, train=False)
+            self._sets[size, reference] = GeneratorDataset(clips, hp, self.seed, train=False)
 
-    def at(self, size: Size, index: int) -> Batch:
+    def at(self, size: Size, reference: str, index: int) -> Batch:
         """Window `index` as a batch of one: `target` and `reference` (1, 3, 5, H, W) in [0, 1], and the mels."""
-        batch = collate([self._sets[size][index]])
+        batch = collate([self._sets[size, reference][index]])
         return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
 
 
-def _settings(size: Size, fps: float) -> HParams:
-    return dataclasses.replace(hparams, min_negative_distance=MIN_DISTANCE, img_size=size, fps=fps)
+def _settings(size: Size, fps: float, reference: str) -> HParams:
+    fitting = reference == "fitting"
+    return dataclasses.replace(
+        hparams, min_negative_distance=MIN_DISTANCE, img_size=size, fps=fps, fitting_references=fitting
+    )
 
 
 @torch.inference_mode()
@@ -80,14 +85,15 @@ def compare(
     """
     for name, generator in generators.items():
         _check_aspect(name, generator.img_size, size)
-    for wanted in {size, *(generator.img_size for generator in generators.values())}:
-        windows.add(wanted)
+    for generator in generators.values():
+        windows.add(generator.img_size, generator.reference)
+        windows.add(size, generator.reference)
     rows = _rows(windows, generators, size)
     sums: dict[str, dict[str, float]] = {name: {} for name in (*rows, TRUTH)}
     shown = {int(at) for at in np.linspace(0, len(windows) - 1, columns)} if columns else set()
     pictures: list[np.ndarray] = []
     for index in tqdm(range(len(windows)), unit="window", leave=False):
-        truth = windows.at(size, index)["target"]
+        truth = windows.at(size, next(iter(generators.values())).reference, index)["target"]
         column = []
         for name, make in {**rows, TRUTH: lambda *_, faces=truth: faces}.items():
             faces = make(index, truth)
@@ -119,16 +125,18 @@ def _rows(windows: Windows, generators: dict[str, Wav2Lip], size: Size) -> dict[
     def through(smaller: Size, index: int, truth: Tensor) -> Tensor:
         return _resized(_resized(truth, smaller), size)
 
-    def copied(index: int, truth: Tensor) -> Tensor:
+    def copied(reference: str, index: int, truth: Tensor) -> Tensor:
         faces = truth.clone()
-        lower_half(faces).copy_(lower_half(windows.at(size, index)["reference"]))
+        lower_half(faces).copy_(lower_half(windows.at(size, reference, index)["reference"]))
         return faces
 
     def generated(generator: Wav2Lip, index: int, truth: Tensor) -> Tensor:
-        batch = windows.at(generator.img_size, index)
+        batch = windows.at(generator.img_size, generator.reference, index)
         return _resized(generator(batch["indiv_mels"], generator_input(batch)), size)
 
-    rows: dict[str, Callable[[int, Tensor], Tensor]] = {"reference, copied": copied}
+    rows: dict[str, Callable[[int, Tensor], Tensor]] = {}
+    for reference in sorted({generator.reference for generator in generators.values()}):
+        rows[f"{reference} reference, copied"] = lambda *window, kind=reference: copied(kind, *window)
     for name, generator in generators.items():
         rows[name] = lambda *window, network=generator: generated(network, *window)
     for smaller in sorted({generator.img_size for generator in generators.values()} - {size}):

@@ -20,9 +20,9 @@ LARGE = (192, 192)
 class Copying(nn.Module):
     """Gives back the reference, as a perfect generator of a face that never moves would."""
 
-    def __init__(self, img_size: tuple[int, int]):
+    def __init__(self, img_size: tuple[int, int], reference: str = "own"):
         super().__init__()
-        self.img_size = img_size
+        self.img_size, self.reference = img_size, reference
 
     def forward(self, _: Tensor, faces: Tensor) -> Tensor:
         return faces[:, 3:]
@@ -43,8 +43,8 @@ def windows(toy, tmp_path_factory):
 def test_small_faces_are_softer_than_large_ones(windows):
     generators = {"small": Copying((96, 96)), "large": Copying(LARGE)}
     figures, pictures = enlarged.compare(windows, generators, LARGE, columns=3)
-    assert list(figures) == ["reference, copied", "small", "large", "truth through 96x96"]
-    assert figures["large"] == pytest.approx(figures["reference, copied"])
+    assert list(figures) == ["own reference, copied", "small", "large", "truth through 96x96"]
+    assert figures["large"] == pytest.approx(figures["own reference, copied"])
     assert figures["large"]["sharpness"] == pytest.approx(1, abs=0.1)
     for name in ("small", "truth through 96x96"):
         assert figures[name]["sharpness"] < 0.3
@@ -55,13 +55,22 @@ def test_small_faces_are_softer_than_large_ones(windows):
 
 def test_every_size_has_the_same_windows(windows):
     for size in ((96, 96), LARGE):
-        windows.add(size)
+        windows.add(size, "own")
+    windows.add(LARGE, "fitting")
     for index in range(len(windows)):
-        small, large = (windows.at(size, index) for size in ((96, 96), LARGE))
+        small, large = (windows.at(size, "own", index) for size in ((96, 96), LARGE))
+        assert torch.equal(windows.at(LARGE, "fitting", index)["target"], large["target"])
         assert torch.equal(small["indiv_mels"], large["indiv_mels"])
         for name in ("target", "reference"):
             halved = torch.nn.functional.avg_pool3d(large[name], (1, 2, 2))
             assert (halved - small[name]).abs().mean() < 0.03
+
+
+def test_generators_see_the_references_that_they_ask_for(windows):
+    figures, _ = enlarged.compare(windows, {kind: Copying(LARGE, kind) for kind in ("own", "fitting")}, LARGE)
+    for kind in ("own", "fitting"):
+        assert figures[kind] == pytest.approx(figures[f"{kind} reference, copied"])
+    assert figures["own"]["psnr"] != pytest.approx(figures["fitting"]["psnr"])
 
 
 def test_generator_of_another_aspect_is_refused(windows):

@@ -178,3 +178,22 @@ def test_training_starts_from_a_smaller_size_and_names_what_it_took(toy, copying
     assert "96x96 to 192x192" in names["192"] and "not taken, new: face_encoder_blocks.1," in names["192"]
     assert "taken" not in names["96"]
     assert list((tmp_path / "192/samples_step000000001").glob("*.jpg"))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_weights_whose_statistics_were_held_are_named(toy, copying, tmp_path, monkeypatch, capsys, held):
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "expert.pth", SyncNet_color(width=0.125))
+    off = copy.deepcopy(copying)
+    for block in off.face_decoder_blocks.modules():
+        if isinstance(block, torch.nn.BatchNorm2d):
+            block.running_var *= 100  # the held statistics make its features a tenth of what a batch's would
+    off.output_block[1].weight.data[:, :-6] = 3 * torch.rand(3, off.output_block[1].in_channels - 6, 1, 1)
+    save_checkpoint(tmp_path / "96.pth", off)
+    overrides = f"batch_size=2,generator_width=0.125,num_workers=0,eval_windows=1,hold_statistics={held}"
+    argv = ["wav2lip_train", "--data_root", toy[0], "--filelists", toy[1], "--device", "cpu", "--hparams", overrides]
+    argv += ["--syncnet_checkpoint_path", tmp_path / "expert.pth", "--init_from", tmp_path / "96.pth", "--steps", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, argv), "--checkpoint_dir", str(tmp_path / "run")])
+    importlib.import_module("wav2lip_train").main()
+    said = capsys.readouterr().err
+    assert ("96.pth paints worse in training" in said and "hold_statistics=True" in said) != held

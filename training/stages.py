@@ -1,5 +1,6 @@
 """What the three stages learn: networks, samples, losses, evaluation. The loop around them is training/trainer.py."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from errors import warn
 from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
@@ -27,6 +29,7 @@ from training.perceptual import VGGFeatures, vgg_loss
 Batch = dict[str, Tensor]
 Learn = Callable[[str, Tensor], None]  # adds that loss's gradients to those of the network with that prefix
 EVAL_SEED = 20200823  # validation windows are the same in every run
+MUCH = 0.03  # more of L1 by batch statistics than by those that a checkpoint holds, which says that it held them
 
 
 class Stage(ABC):
@@ -90,7 +93,10 @@ class Stage(ABC):
         """Validation items, fixed in number and content."""
         return len(dataset) * self.hp.eval_windows
 
-    def after_growth(self, small: nn.Module, batch: Batch) -> None:  # noqa: B027
+    def after_loading(self, path: Path, samples: Callable[[], Batch]) -> None:  # noqa: B027
+        """Try the weights that the main network took from a file; on the CPU, before it learns."""
+
+    def after_growth(self, path: Path, small: nn.Module, samples: Callable[[], Batch]) -> None:  # noqa: B027
         """Make the most of what the main network took from one for smaller faces; on the CPU, before it learns."""
 
     def after_evaluation(self, metrics: dict[str, float]) -> None:  # noqa: B027 (most stages have no schedule)
@@ -218,10 +224,37 @@ class GeneratorStage(Stage):
         elif self.hp.start_as_copy:
             initial.hold_colours(bare(self.networks[""]))
 
-    def after_growth(self, small: nn.Module, batch: Batch) -> None:
-        """Let it start in the smaller network's colours."""
-        mels, faces = batch["indiv_mels"][:, 0], generator_input(batch)[:, :, 0]  # of each sample's first frame
-        calibrate(small, self.networks[""], mels, faces, self.passing)
+    def after_loading(self, path: Path, samples: Callable[[], Batch]) -> None:
+        """Say so where batches have other statistics than the weights were last taught with."""
+        if not self.hp.hold_statistics:
+            self._compare_statistics(path, _first_frames(samples()))
+
+    def after_growth(self, path: Path, small: nn.Module, samples: Callable[[], Batch]) -> None:
+        """Let it start in the smaller network's colours, where it does not do so by itself."""
+        network, first = self.networks[""], _first_frames(samples())
+        grown, before = copy.deepcopy(network.state_dict()), self._l1(first, not self.hp.hold_statistics)
+        calibrate(small, network, *first[:2], self.passing)
+        if self._l1(first, not self.hp.hold_statistics) > before:
+            network.load_state_dict(grown)
+        if not self.hp.hold_statistics:
+            self._compare_statistics(path, first)
+
+    def _compare_statistics(self, path: Path, first: tuple[Tensor, Tensor, Tensor]) -> None:
+        held, of_batches = (self._l1(first, training) for training in (False, True))
+        if of_batches > held + MUCH:
+            warn(
+                f"{path} paints worse in training (L1 {of_batches:.3f}) than in use ({held:.3f}): its batch norms held "
+                "their statistics while it was taught; learn on with --hparams hold_statistics=True"
+            )
+
+    @torch.no_grad()
+    def _l1(self, first: tuple[Tensor, Tensor, Tensor], training: bool) -> float:
+        """Of pictures by the statistics of their batch, as in training, or by those that the network holds."""
+        mels, faces, target = first
+        network = copy.deepcopy(self.networks[""]).train(training)
+        if self.hp.start_as_copy:
+            initial.hold_colours(network)
+        return float((network(mels, faces) - target).abs().mean())
 
     def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
         return network(batch["indiv_mels"], generator_input(batch))
@@ -382,6 +415,11 @@ def _matched(batch: Batch) -> Tensor:
 def _known(batch: Batch) -> Tensor | slice:
     """The samples whose true mouth is known."""
     return slice(None) if batch["spoken_over"] is None else ~batch["spoken_over"]
+
+
+def _first_frames(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each sample: mel window (B, 1, 80, 16), generator input (B, 6, H, W) and target (B, 3, H, W)."""
+    return batch["indiv_mels"][:, 0], generator_input(batch)[:, :, 0], batch["target"][:, :, 0]
 
 
 def generator_input(batch: Batch) -> Tensor:

@@ -32,7 +32,7 @@ from training.stages import Batch, Stage
 from training.stream import ShardStream
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps
-GROWN_WITH = 8  # training samples that show a network how one for smaller faces paints
+TRIED_WITH = 8  # training samples that first weights are tried on
 SHEET_CLIPS = 8  # validation samples in a sample sheet
 
 
@@ -98,17 +98,22 @@ class Trainer:
         checkpoint, network = read_checkpoint(path), self.stage.networks[""]
         if ModelDims.from_checkpoint(checkpoint, path).img_size == network.img_size:
             load_weights(network, checkpoint["state_dict"], path)
+            self.stage.after_loading(path, self._first_samples)
             return
         small = build_network(type(network), checkpoint, path)
         try:
             growth = grow(small, network, self.stage.passing)
         except InputError as error:
             raise InputError(f"--init_from {path}: {error}") from error
-        samples = collate(list(islice(iter(self.train_set), GROWN_WITH)))
-        self.stage.after_growth(small.eval(), to_device(self.stage.prepare(samples), torch.device("cpu")))
+        self.stage.after_growth(path, small.eval(), self._first_samples)
         if self.workers.leads:
             sizes = ("x".join(map(str, size)) for size in (small.img_size, network.img_size))
             tqdm.write("\n  ".join([f"{path}: {' to '.join(sizes)}", *growth.lines()]), file=sys.stderr)
+
+    def _first_samples(self) -> Batch:
+        """A few samples to try first weights on, on the CPU."""
+        samples = collate(list(islice(iter(self.train_set), TRIED_WITH)))
+        return to_device(self.stage.prepare(samples), torch.device("cpu"))
 
     def _parts_that_fit(self) -> int:
         """In how many parts a batch fits into memory, in every process."""
