@@ -109,6 +109,7 @@ class HParams:
 
     # This toolkit: data
     augment: bool = False  # one random flip, colour and shift for all frames of a sample, mel gain
+    vary_colours: bool = False  # with augment: hue and saturation change widely, too
     shard_buffer: int = 256  # clips of shards that a loader process draws from
     shard_visits: int = 4  # samples drawn from a clip of a shard each time that it is read
     cache_gb: float = 16.0  # decoded crops stay in memory when they need at most this and half of what is free

@@ -53,18 +53,20 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     """
     height, width = face.shape[:2]
     unit = height / 96
-    left, right, upper_lip, lower_lip, _ = lips * (width, height)
+    scaled = lips * (width, height)
+    gap, widening = float(gap), float(widening)  # Python's numbers, so that pictures of float32 stay so
+    left, right, upper_lip, lower_lip, _ = ((float(across), float(down)) for across, down in scaled)
     if left[0] > right[0]:
         left, right = right, left
     highest = min(left[1], right[1], upper_lip[1]) - (NOSE + 2) * unit  # all above stays
     first = int(np.clip(highest - UPPER_SHARE * max(gap, 0.0), 0, height - 1))
     y, x = np.mgrid[first:height, :width].astype(np.float32)
     if widening != 1:
-        x = _widened(x, y, lips * (width, height), gap, widening)
+        x = _widened(x, y, scaled, gap, widening)
     middle, half = (left[0] + right[0]) / 2, max(unit, INNER * (right[0] - left[0]) / 2)
     slope = (right[1] - left[1]) / max(unit, right[0] - left[0])
     corners = left[1] + slope * (x - left[0])  # the line through them
-    bow = np.clip(1 - ((x - middle) / half) ** 2, 0, 1)
+    bow = np.maximum(1 - np.square((x - middle) / half), 0)
     sag = [point[1] - left[1] - slope * (point[0] - left[0]) for point in (upper_lip, lower_lip)]
     upper = corners + sag[0] * bow
     lower = np.maximum(corners + sag[1] * bow, upper)
@@ -75,7 +77,7 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     new_lower = np.maximum(lower + drop * round_bow, new_upper)
 
     fading = np.clip(1 - (new_upper - y) / (NOSE * unit), 0, 1)
-    jaw = JAW * drop * np.exp(-(((x - middle) / (JAW_WIDTH * half)) ** 2))
+    jaw = JAW * drop * np.exp(-np.square((x - middle) / (JAW_WIDTH * half)))
     below = np.clip((y - new_lower) / (LIP * unit), 0, 1)  # from the lip's edge to where the jaw moves as a whole
     chin = np.clip((height + 6 * unit - y) / np.maximum(unit, height - 3 * unit - new_lower), 0, 1)
     source = np.where(
@@ -87,14 +89,31 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
             y - ((1 - below) * (new_lower - lower) + below * jaw) * chin,
         ),
     )
-    moved = cv2.remap(face, x, source.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    top = new_upper + lower - upper  # of what opens: whatever was inside hangs above
-    uncovered = np.clip(y - top + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
-    uncovered *= np.clip((new_lower - new_upper) / unit, 0, 1)
-    depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
-    inside = (1 + TONGUE * depth**4)[:, :, None] * _inside_of(face, gap / unit)
-    lower_part = (moved + uncovered[:, :, None] * (inside - moved) + 0.5).clip(0, 255).astype(np.uint8)
-    return np.concatenate((face[:first], lower_part))
+    moved = cv2.remap(face, x, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    _darken(moved, _inside_of(face, gap / unit), y, new_upper + lower - upper, new_lower, new_upper, unit)
+    return np.concatenate((face[:first], moved))
+
+
+def _darken(
+    moved: np.ndarray,
+    inside: np.ndarray,
+    y: np.ndarray,
+    top: np.ndarray,
+    new_lower: np.ndarray,
+    new_upper: np.ndarray,
+    unit: float,
+) -> None:
+    """Paint what has opened, from `top` (whatever was inside hangs above) to the lower lip, in place."""
+    opened = np.clip(y - top + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
+    opened *= np.clip((new_lower - new_upper) / unit, 0, 1)
+    rows, columns = (np.flatnonzero(opened.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return
+    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    depth = np.clip((y[part] - top[part]) / np.maximum(new_lower[part] - top[part], unit), 0, 1)
+    colours = (1 + TONGUE * depth**4)[:, :, None] * inside
+    window = moved[part]
+    window[:] = (window + opened[part][:, :, None] * (colours - window) + 0.5).clip(0, 255)
 
 
 def _inside_of(face: np.ndarray, gap: float) -> np.ndarray:
@@ -109,24 +128,33 @@ def _inside_of(face: np.ndarray, gap: float) -> np.ndarray:
 
 def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widening: float) -> np.ndarray:
     """Where the pixels x, y of a face with a wider mouth lie across the face as it was, in pixels."""
-    left, right = sorted(lips[:2, 0])
+    left, right = sorted(map(float, lips[:2, 0]))
     unit = x.shape[1] / 96
     middle, half = (left + right) / 2, max(unit, (right - left) / 2)
     beyond = np.abs(x - middle) / half  # 1 at the corners
     fading = 0.5 + 0.5 * np.cos(np.pi * np.clip((beyond - widening) / CHEEK, 0, 1))
     moved = np.where(beyond <= widening, beyond * (1 - 1 / widening), (widening - 1) * fading)
-    top, bottom = lips[:4, 1].min(), lips[:4, 1].max() + gap
-    far = np.maximum(top - y, (y - bottom) / 2) / (NOSE * unit)  # the chin moves farther down than the nose up
+    top, bottom = float(lips[:4, 1].min()), float(lips[:4, 1].max()) + gap
+    rows = y[:, :1]
+    far = np.maximum(top - rows, (rows - bottom) / 2) / (NOSE * unit)  # the chin moves farther down than the nose up
     moved *= 0.5 + 0.5 * np.cos(np.pi * np.clip(far, 0, 1))
-    return (x - np.sign(x - middle) * half * moved).astype(np.float32)
+    return x - np.sign(x - middle) * half * moved
 
 
 def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """The upper half of `pose` with the lower half of `face`, brought to its pose; (H, W, 3) uint8 both."""
-    height = pose.shape[0]
-    rows = np.arange(height) + 0.5
-    share = np.clip((rows - height / 2) / (SEAM * height) + 0.5, 0, 1)[:, None, None]
-    return (share * aligned(face, pose) + (1 - share) * pose + 0.5).astype(np.uint8)
+    """The upper half of `pose` with the lower half of `face`, brought to its size and pose; (H, W, 3) uint8 both."""
+    height, width = pose.shape[:2]
+    if face.shape != pose.shape:
+        face = cv2.resize(face, (width, height), interpolation=cv2.INTER_LINEAR)
+    both = aligned(face, pose)
+    if both is face:
+        both = face.copy()
+    share = np.clip((np.arange(height) + 0.5 - height / 2) / (SEAM * height) + 0.5, 0, 1)
+    first, last = np.searchsorted(share, 0, "right"), np.searchsorted(share, 1)
+    both[:first] = pose[:first]
+    rows, melting = slice(first, last), share[first:last, None, None]
+    both[rows] = (melting * both[rows] + (1 - melting) * pose[rows] + 0.5).astype(np.uint8)
+    return both
 
 
 def aligned(face: np.ndarray, to: np.ndarray) -> np.ndarray:

@@ -6,11 +6,14 @@ from functools import lru_cache, partial
 import cv2
 import numpy as np
 
-from crops import Box, cut, put_back
+from crops import Box, cut, fit, put_back
+from errors import InputError
 from lipsync.sharpening import Enhance, sharpen
 
 Mask = Callable[..., np.ndarray]
 """(height, width, at_frame_edge) -> weights (height, width) in [0, 1]; see `feather_mask`."""
+Compositor = Callable[..., None]
+"""(frame, face, box[, reference]) -> None; see `paste`."""
 
 # The feather mask, in fractions of the box. Only the lower half of a face is synthesised; the upper half is the
 # network's copy at its own low resolution, so the original stays above and the two melt between eyes and lips.
@@ -27,38 +30,51 @@ MOUTH_FADE = 0.5  # of the way from the rim to the middle, over which weights ri
 CACHED_MASKS = 64  # box sizes; they change by a pixel or two from frame to frame
 
 
-def paste(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None = None) -> None:
+def paste(
+    frame: np.ndarray, face: np.ndarray, box: Box, reference: np.ndarray | None = None, enhance: Enhance | None = None
+) -> None:
     """Put `face` over `box` of `frame`, in place: resized bilinearly, hard edges. The published behaviour.
 
     Args:
         frame: (H, W, 3) uint8 BGR.
         face: (h, w, 3) uint8 BGR, of any size.
         box: x1, y1, x2, y2 in pixels, x2 and y2 exclusive; what reaches over the frame's edges is left out.
+        reference: what gives the face its fine detail, see `with_detail`; None for no such detail.
         enhance: what is done to the face at the box's size, such as `sharpening.sharpen`.
     """
     x1, y1, x2, y2 = box
+    if reference is not None:
+        face = with_detail(face, reference)
     window = cv2.resize(face, (x2 - x1, y2 - y1))
     put_back(frame, enhance(window, _enlargement(face, box)) if enhance else window, box)
 
 
-def feather(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None = None) -> None:
+def feather(
+    frame: np.ndarray, face: np.ndarray, box: Box, reference: np.ndarray | None = None, enhance: Enhance | None = None
+) -> None:
     """Melt `face` into `box` of `frame`, in place: full weight on mouth and jaw, none at the edges and the eyes.
 
     Arguments as for `paste`. Pixels where the weight is 0 keep their values exactly. The face first takes on the
     frame's colours (`match_colours`), so that no tint of the generator shows.
     """
-    _melt(frame, face, box, enhance, feather_mask)
+    _melt(frame, face, box, reference, enhance, feather_mask)
 
 
-def mouth(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None = None) -> None:
+def mouth(
+    frame: np.ndarray, face: np.ndarray, box: Box, reference: np.ndarray | None = None, enhance: Enhance | None = None
+) -> None:
     """Melt lips and chin of `face` alone into `box` of `frame`, in place, as `feather` does: jaw and cheeks stay."""
-    _melt(frame, face, box, enhance, mouth_mask)
+    _melt(frame, face, box, reference, enhance, mouth_mask)
 
 
-def _melt(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None, mask: Mask) -> None:
+def _melt(
+    frame: np.ndarray, face: np.ndarray, box: Box, reference: np.ndarray | None, enhance: Enhance | None, mask: Mask
+) -> None:
     window = cut(frame, box)
     original = cv2.resize(window, face.shape[1::-1], interpolation=cv2.INTER_AREA)
     face = match_colours(face, original, mask)
+    if reference is not None:
+        face = with_detail(face, reference)
     enlargement = _enlargement(face, box)
     weights, rows = _weights(mask, *window.shape[:2], _at_frame_edge(frame, box))
     interpolation = cv2.INTER_CUBIC if enlargement > 1 else cv2.INTER_AREA
@@ -73,6 +89,21 @@ def _melt(frame: np.ndarray, face: np.ndarray, box: Box, enhance: Enhance | None
 def _enlargement(face: np.ndarray, box: Box) -> float:
     """How many times larger a face is in its box than as it was generated, by the side."""
     return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (face.shape[0] * face.shape[1])))
+
+
+def with_detail(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """A generated face with the detail of its reference, which has more pixels: the reference with all that the
+    generator has changed about it. Where that is little, the face is as sharp as the video.
+
+    Args:
+        face: (h, w, 3) uint8 BGR, as generated.
+        reference: (H, W, 3) uint8 BGR, of which the generator saw `crops.fit(reference, (h, w))`.
+
+    Returns (H, W, 3) uint8 BGR.
+    """
+    change = cv2.subtract(face, fit(reference, face.shape[:2]), dtype=cv2.CV_16S)
+    change = cv2.resize(change, reference.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return cv2.add(reference, change, dtype=cv2.CV_8U)
 
 
 def match_colours(face: np.ndarray, original: np.ndarray, mask: Mask | None = None) -> np.ndarray:
@@ -157,9 +188,16 @@ def _smoothstep(t: np.ndarray) -> np.ndarray:
 
 
 BLENDS = {"feather": feather, "mouth": mouth, "paste": paste}
-ENHANCERS = {"none": None, "sharpen": sharpen}
 
 
-def compositor(blend: str, enhance: str = "none") -> Callable[[np.ndarray, np.ndarray, Box], None]:
-    """What puts a face into a frame, of the names that the command line has: (frame, face, box) -> None, in place."""
-    return partial(BLENDS[blend], enhance=ENHANCERS[enhance])
+def compositor(blend: str, enhance: str = "none", fitting: bool = False) -> Compositor:
+    """What puts a face into a frame, in place, of the names that the command line has.
+
+    `fitting`: whether faces come with a reference that fits the speech. Raises InputError for detail without one.
+    """
+    put = partial(BLENDS[blend], enhance=sharpen if enhance == "sharpen" else None)
+    if enhance == "detail" and not fitting:
+        raise InputError("--enhance detail is the detail of references that fit the speech: add --reference fitting")
+    if fitting and enhance in ("auto", "detail"):
+        return put
+    return lambda frame, face, box, *_: put(frame, face, box)

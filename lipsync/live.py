@@ -55,8 +55,9 @@ class LipSyncStream:
         source = FrameSource(settings)
         self.fps, self.height, self.width = source.fps, source.height, source.width
         self.colour, self.pixel_aspect = source.colour, source.pixel_aspect
-        self._put = compositor(settings.blend, settings.enhance)
         self._generate = Synthesizer(settings.checkpoint_path, threads.device, settings.precision)
+        fitting = wants_fitting(settings.reference, self._generate.reference)
+        self._put = compositor(settings.blend, settings.enhance, fitting)
         self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
         self.lookahead = ((audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + self._shift_ms / 1000
         most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
@@ -69,12 +70,13 @@ class LipSyncStream:
             box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
         ]
         self._hear: HeardShapes | None = None
-        if wants_fitting(settings.reference, self._generate.reference):
-            self._hear, mouths = HeardShapes(), ClosedMouths()
-            for face in self._faces:
-                if face is not None:
-                    mouths.add(face)
-            self._mouths = [None if face is None else mouths.of(face) for face in self._faces]
+        if fitting:
+            self._hear, mouths = HeardShapes(), ClosedMouths(size)
+            found = [box and cut(frame, box) for frame, box in zip(self._frames, self._boxes, strict=True)]
+            for crop in found:
+                if crop is not None:
+                    mouths.add(crop)
+            self._mouths = [None if crop is None else mouths.of(crop) for crop in found]
         self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
@@ -127,18 +129,22 @@ class LipSyncStream:
         windows = [self._window_start(index) - self._first_mel for index in indices]
         with_face = [k for k, place in enumerate(places) if self._boxes[place]]
         inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
+        references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
         if self._hear and with_face:
             heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
             shapes = self._hear(self._mel, np.array(heard))
-            mouths = (self._mouths[places[k]].shaped(*shape) for k, shape in zip(with_face, shapes, strict=True))
-            inputs = [(*given, mouth) for given, mouth in zip(inputs, mouths, strict=True)]
-        made = dict(zip(with_face, self._generate(inputs) if inputs else [], strict=True))
+            references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]
+            fit = self._generate.fit
+            inputs = [(*given, *map(fit, reference)) for given, reference in zip(inputs, references, strict=True)]
+        faces = self._generate(inputs) if inputs else []
+        made = dict(zip(with_face, zip(faces, references, strict=True), strict=True))
         self.frame_index = indices.stop
         self._forget(self._window_start(indices.stop))
         for k, place in enumerate(places):
             frame = self._frames[place].copy()
             if k in made:
-                self._put(frame, made[k], self._boxes[place])
+                face, reference = made[k]
+                self._put(frame, face, self._boxes[place], *reference)
             yield frame
 
     def _window_start(self, index: int, shift_ms: float | None = None) -> int:

@@ -14,7 +14,7 @@ WORST_CRF = 51
 SMALLEST_DETECTOR_SIZE = 32  # pixels
 
 BLENDS = ("feather", "mouth", "paste")
-ENHANCE = ("none", "sharpen")
+ENHANCE = ("auto", "none", "detail", "sharpen")
 REFERENCES = ("auto", "own", "fitting")
 NO_FACE = ("keep", "error")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -70,7 +70,12 @@ class InferenceOptions:
         "jaw and cheeks stay the video's; paste puts the whole box in, as published",
         choices=BLENDS,
     )
-    enhance: str = option("none", "sharpen steepens the edges of the generated face", choices=ENHANCE)
+    enhance: str = option(
+        "auto",
+        "detail gives the generated face the fine detail of a fitting reference, at the size of the video; sharpen "
+        "steepens its edges; auto: detail where there are such references",
+        choices=ENHANCE,
+    )
     lossless: bool = option(False, "exact pixels and samples: FFV1 and PCM in a .mkv file")
     crf: int = option(18, "H.264 quality, 0 (best) to 51 (smallest)")
     preset: str = option("veryfast", "speed of the H.264 encoder: slower ones make smaller files", choices=PRESETS)

@@ -77,7 +77,7 @@ class Task(NamedTuple):
     frame: np.ndarray  # (H, W, 3) uint8 BGR
     box: Box | None
     mel_window: np.ndarray  # (80, 16)
-    reference: tuple[np.ndarray, ...] = ()  # of the face, if it is not its own
+    reference: tuple[np.ndarray, ...] = ()  # (h, w, 3) of the face, of about its size in the frame, if not its own
 
 
 def run(options: InferenceOptions, progress: Progress | None = None, workers: int | None = None) -> InferenceResult:
@@ -220,17 +220,18 @@ def synced(
         most = min(most, cpu_batch(synthesizer.face_size))
     batch_size = frame_limit(most, source, shares=threads.workers + 4)
     generate = Batches(synthesizer, batch_size, "--wav2lip_batch_size")
-    put = compositor(options.blend, options.enhance)
+    put = compositor(options.blend, options.enhance, fitting=shapes is not None)
 
     def say(batch: list[Task]) -> list[Task]:
         with_face = [task for task in batch if task.box]
         with clock("generate"):
             faces = generate([
-                (synthesizer.fit(cut(task.frame, task.box)), task.mel_window, *task.reference) for task in with_face
+                (synthesizer.fit(cut(task.frame, task.box)), task.mel_window, *map(synthesizer.fit, task.reference))
+                for task in with_face
             ])  # fmt: skip
         with clock("composite"):
             for task, face in zip(with_face, faces, strict=True):
-                put(task.frame, face, task.box)
+                put(task.frame, face, task.box, *task.reference)
         return batch
 
     def gathered() -> Iterator[list[Task]]:
@@ -257,15 +258,15 @@ def with_references(tasks: Iterator[Task], shapes: np.ndarray, synthesizer: Synt
     """The same with a reference for each face. `shapes` (n, 2): how its mouth shall be, see `Mouth.shaped`."""
     from lipsync.reference import ClosedMouths  # this imports torch
 
-    mouths = ClosedMouths()
+    mouths = ClosedMouths(synthesizer.face_size)
     with closing(tasks):
         for task, shape in zip(tasks, shapes, strict=True):
             if task.box is None:
                 yield task
                 continue
-            face = synthesizer.fit(cut(task.frame, task.box))
-            mouths.add(face)
-            yield task._replace(reference=(mouths.of(face).shaped(*shape),))
+            crop = cut(task.frame, task.box)
+            mouths.add(crop)
+            yield task._replace(reference=(mouths.of(crop).shaped(*shape),))
 
 
 def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:

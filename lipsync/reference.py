@@ -7,10 +7,12 @@ closed mouth that the video has shown so far, in the frame's pose, opened and ro
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
 import audio
+import crops
 from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, as_input
 from mouths import gap_at, gap_of, pose_distances, pose_of, widening_at, with_gap, with_mouth_of
@@ -20,55 +22,74 @@ CUT = 20.0  # pose distance of frames from which on they are of different shots;
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 OPENED = 1.15  # how much farther open than wanted a mouth is shown: generators close mouths a little
 HEARD_AT_ONCE = 1024  # mel windows
+MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
 
 class Mouth(NamedTuple):
     """A face and where its lips are, ready to speak."""
 
-    face: np.ndarray  # (H, W, 3) uint8 BGR
+    face: np.ndarray  # (h, w, 3) uint8 BGR, of the size that it has in the video
     lips: np.ndarray  # see `models.opening.LIP_POINTS`
+    img_size: tuple[int, int]  # (height, width) of the generator's faces, which may be squeezed
 
     def shaped(self, opening: float, width: float = 0.5) -> np.ndarray:
         """The face with a mouth that is more open than a share `opening` of all mouths that talk, and wider, against
-        their means, than a share `width` of them."""
-        gap = OPENED * gap_at(opening, self.face.shape[1])
+        their means, than a share `width` of them: of the size of `face`."""
+        gap = OPENED * gap_at(opening, self.img_size[1]) * self.face.shape[0] / self.img_size[0]
         return with_gap(self.face, self.lips, gap, widening_at(width))
 
 
 class ClosedMouths:
-    """The most closed mouths of the shot that a video is in; so few that memory does not grow."""
+    """The most closed mouths of the shot that a video is in; so few that memory does not grow.
 
-    def __init__(self) -> None:
+    Args:
+        img_size: (height, width) of the generator's faces.
+    """
+
+    def __init__(self, img_size: tuple[int, int]) -> None:
+        self.img_size = img_size
         self._seen, self._shape = load_seen_opening(), load_mouth_shape()
-        self._kept: list[tuple[float, np.ndarray, np.ndarray]] = []  # opening, pose, face
+        self._kept: list[tuple[float, np.ndarray, np.ndarray]] = []  # opening, pose, crop
         self._pose: np.ndarray | None = None
 
     @torch.inference_mode()
     def _opening(self, face: np.ndarray) -> float:
         return float(self._seen(as_input(face[None])))
 
-    def add(self, face: np.ndarray) -> None:
-        """Take the next face of the video: (H, W, 3) uint8 BGR at the generator's size."""
+    def add(self, crop: np.ndarray) -> None:
+        """Take the next face of the video, of any size: (h, w, 3) uint8 BGR, as `crops.cut` gives it."""
+        face = crops.fit(crop, self.img_size)
         pose = pose_of(face)
         if self._pose is not None and pose_distances(pose, self._pose[None])[0] > CUT:
             self._kept.clear()
         self._pose = pose
-        self._kept.append((self._opening(face), pose, face))
+        self._kept.append((self._opening(face), pose, bounded(crop)))
         self._kept.sort(key=lambda kept: kept[0])
         del self._kept[KEPT:]
 
-    def of(self, face: np.ndarray) -> Mouth:
+    def of(self, crop: np.ndarray) -> Mouth:
         """A face with the kept mouth that is nearest in pose; with its own where none is near."""
+        face, crop = crops.fit(crop, self.img_size), bounded(crop)
         far = [float(pose_distances(pose_of(face), pose[None])[0]) for _, pose, _ in self._kept]
         if far and min(far) <= FAR:
             opening, _, nearest = self._kept[int(np.argmin(far))]
-            face = face if nearest is face else with_mouth_of(nearest, face)
+            if not np.array_equal(nearest, crop):
+                crop = with_mouth_of(nearest, crop)
+                face = crops.fit(crop, self.img_size)
         else:
             opening = self._opening(face)
         lips = self._shape.lips_of(face[None])[0]
-        own = gap_of(opening, face.shape[1]) / face.shape[0]
+        own = gap_of(opening, self.img_size[1]) / self.img_size[0]
         lips[3, 1] = max(lips[3, 1], lips[2, 1] + own)  # the judge of openings knows them better: so teeth stay whole
-        return Mouth(face, lips)
+        return Mouth(crop, lips, self.img_size)
+
+
+def bounded(crop: np.ndarray) -> np.ndarray:
+    """A copy of a crop (h, w, 3), shrunk where it has more than `MOST_ROWS` rows."""
+    height, width = crop.shape[:2]
+    if height <= MOST_ROWS:
+        return crop.copy()
+    return cv2.resize(crop, (max(1, round(width * MOST_ROWS / height)), MOST_ROWS), interpolation=cv2.INTER_AREA)
 
 
 def wants_fitting(option: str, weights: str) -> bool:

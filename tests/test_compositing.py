@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from crops import fit
+from errors import InputError
 from lipsync import compositing
 from lipsync.compositing import (
     BLENDS,
@@ -15,6 +17,7 @@ from lipsync.compositing import (
     mouth,
     mouth_mask,
     paste,
+    with_detail,
 )
 from lipsync.sharpening import sharpen
 
@@ -204,3 +207,46 @@ def test_sharpening_shows_in_the_face_and_leaves_no_seam(own_colours):
     rim = difference.copy()
     rim[22:148, 42:138] = 0
     assert rim.max() <= 1
+
+
+def detailed_reference() -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return cv2.GaussianBlur(rng.integers(20, 235, (130, 100, 3), dtype=np.uint8), (0, 0), 0.8)
+
+
+def test_a_copied_reference_is_as_sharp_as_it_was_and_changes_are_kept():
+    reference = detailed_reference()
+    face = fit(reference, (96, 96))
+    assert np.array_equal(with_detail(face, reference), reference)
+    brighter = with_detail(cv2.add(face, (9, 9, 9, 0)), reference)
+    assert np.array_equal(brighter, cv2.add(reference, (9, 9, 9, 0)))
+    face[60:90, 30:60] = 90
+    changed = with_detail(face, reference).astype(int)
+    away = np.ones((130, 100), bool)
+    away[60 * 130 // 96 - 5 : 90 * 130 // 96 + 5, 30 * 100 // 96 - 5 : 60 * 100 // 96 + 5] = False
+    assert np.array_equal(changed[away], reference[away])
+    inside = changed[84:118, 33:60]
+    assert np.abs(inside.mean((0, 1)) - 90).max() < 3
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_detail_of_the_reference_shows_in_the_frame(scene, own_colours, blend):
+    frame, reference = scene[0], detailed_reference()
+    face, results = fit(reference, (96, 96)), {}
+    for enhance in ("auto", "none"):
+        results[enhance] = frame.copy()
+        compositor(blend, enhance, fitting=True)(results[enhance], face, BOX, reference)
+    mouth_at, box = (slice(118, 126), slice(84, 96)), (slice(98, 106), slice(44, 56))
+    assert np.abs(results["auto"][mouth_at].astype(int) - reference[box]).max() <= 1
+    assert np.abs(results["none"][mouth_at].astype(int) - reference[box]).mean() > 2
+    assert np.array_equal(outside(results["auto"]), outside(frame))
+
+
+def test_detail_needs_references_that_fit(scene):
+    frame, face = scene
+    with pytest.raises(InputError, match="add --reference fitting"):
+        compositor("feather", "detail")
+    plain, auto = frame.copy(), frame.copy()
+    compositor("feather", "none")(plain, face, BOX)
+    compositor("feather", "auto")(auto, face, BOX)
+    assert np.array_equal(plain, auto)

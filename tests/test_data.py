@@ -12,7 +12,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import loader
 from errors import InputError
 from hparams import hparams
-from training.augment import jitter
+from training.augment import colour_mixing, jitter
 from training.clips import Clip, read_filelist
 from training.data import (
     ExpertDataset,
@@ -128,6 +128,24 @@ def test_one_transform_for_a_whole_window(clips):
     target = GeneratorDataset([still], hp, seed=0, train=True)[0]["target"]
     assert (target[:, :1] == target).all()  # no false motion
     assert (target[:, 0] != still.faces[0].transpose(2, 0, 1)).any()
+
+
+def test_colours_vary_alike_in_target_and_reference(clips):
+    hp = hparams.override("augment=True,vary_colours=True")
+    still = Clip(clips[0].folder, clips[0].numbers, clips[0].mel, np.repeat(clips[0].faces[:1], 30, axis=0))
+    samples = [GeneratorDataset([still], hp, seed=0, train=True)[i] for i in range(6)]
+    assert all(np.array_equal(sample["target"], sample["reference"]) for sample in samples)
+    plain = GeneratorDataset([still], hparams.override("augment=True"), seed=0, train=True)
+    assert all((sample["target"] != plain[i]["target"]).any() for i, sample in enumerate(samples))
+
+
+def test_mixed_colours_keep_greys():
+    np.testing.assert_allclose(colour_mixing(1, 0), np.eye(3), atol=1e-12)
+    for saturation, hue in ((0.2, 25), (1.8, -25), (0, 10)):
+        mixing = colour_mixing(saturation, hue)
+        np.testing.assert_allclose(mixing.sum(1), 1)
+        colour = mixing @ (30, 60, 90)
+        assert (np.ptp(colour) > 60) == (saturation > 1) and np.ptp(colour) < 60 * saturation * 1.3 + 1e-9
 
 
 def test_crops_are_decoded_on_demand_when_memory_is_short(toy, clips):

@@ -104,7 +104,7 @@ class KnownLips:
 def closed_mouths(monkeypatch):
     monkeypatch.setattr(reference, "load_seen_opening", DarkMouth)
     monkeypatch.setattr(reference, "load_mouth_shape", KnownLips)
-    return ClosedMouths()
+    return ClosedMouths((96, 96))
 
 
 def face_with(mouth: int, seed: int = 0) -> np.ndarray:
@@ -141,7 +141,7 @@ def test_of_closed_mouths_the_one_in_the_nearest_pose_is_taken(closed_mouths):
 def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mouths):
     closed_mouths.add(face_with(150, seed=1))
     turned = face_with(10, seed=2)
-    assert closed_mouths.of(turned).face is turned
+    assert np.array_equal(closed_mouths.of(turned).face, turned)
     closed_mouths.add(turned)
     assert len(closed_mouths._kept) == 1
     assert mouth_of(closed_mouths.of(face_with(60, seed=2)).face) == 10
@@ -150,7 +150,7 @@ def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mout
 def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared):
     frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
     face, see = cv2.resize(frame[110:450, 550:850], (96, 96)), load_seen_opening()
-    faces = np.stack([ClosedMouths().of(face).shaped(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
+    faces = np.stack([ClosedMouths((96, 96)).of(face).shaped(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
     openings = see(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255).tolist()
     assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
 

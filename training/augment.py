@@ -14,6 +14,9 @@ MAX_ROTATION = 6.0  # degrees
 MAX_BRIGHTNESS = 45.0  # of 255
 MAX_CONTRAST = 0.3
 MAX_TINT = 0.06  # factor on each colour channel
+LUMA = (0.114, 0.587, 0.299)  # of blue, green and red
+SATURATIONS = (0.2, 1.8)  # of colours that are varied widely: factors on what differs from grey
+MAX_HUE = 25.0  # degrees about the axis of greys
 JITTER_DRAWS = 5  # numbers that `jitter` takes a window: angle, scale, side, shift across and down
 MAX_MEL_GAIN = 0.5  # of the mel's [-4, 4]: about 6 dB
 
@@ -27,9 +30,11 @@ class WindowTransform:
     matrix: tuple[float, ...] = ()  # (2, 3): about the middle, then a shift in shares of width and height
     gain: tuple[float, ...] = ()
     bias: float = 0.0
+    mixing: tuple[float, ...] = ()  # (3, 3): blue, green and red of these; or nothing
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, active: bool) -> "WindowTransform":
+    def draw(cls, rng: np.random.Generator, active: bool, colours: bool = False) -> "WindowTransform":
+        """`colours`: hue and saturation change, too."""
         if not active:
             return cls(False)
         angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
@@ -38,7 +43,9 @@ class WindowTransform:
         matrix[:, 2] = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
         contrast = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST)
         gain = contrast * (1 + rng.uniform(-MAX_TINT, MAX_TINT, 3))
-        return cls(True, bool(rng.integers(2)), tuple(matrix.ravel()), tuple(gain), rng.uniform(-1, 1) * MAX_BRIGHTNESS)
+        flip, bias = bool(rng.integers(2)), rng.uniform(-1, 1) * MAX_BRIGHTNESS
+        mixing = colour_mixing(rng.uniform(*SATURATIONS), rng.uniform(-MAX_HUE, MAX_HUE)) if colours else np.zeros(0)
+        return cls(True, flip, tuple(matrix.ravel()), tuple(gain), bias, tuple(mixing.ravel()))
 
     def __call__(self, window: np.ndarray) -> np.ndarray:
         """(T, H, W, 3) uint8 -> the same shape."""
@@ -52,10 +59,21 @@ class WindowTransform:
         for t, frame in enumerate(window):
             frame = cv2.warpAffine(frame, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
             out[t] = frame[:, ::-1] if self.flip else frame
+        if self.mixing:
+            out = cv2.transform(out.reshape(-1, width, 3), np.array(self.mixing).reshape(3, 3)).reshape(out.shape)
         tables = np.arange(256)[:, None] * np.array(self.gain) + (self.bias + 128 * (1 - np.mean(self.gain)))
         tables = np.clip(tables, 0, 255).astype(np.uint8)
         flat = out.reshape(-1, width, 3)
         return cv2.LUT(flat, tables[:, None, :].reshape(1, 256, 3)).reshape(out.shape)
+
+
+def colour_mixing(saturation: float, hue: float) -> np.ndarray:
+    """(3, 3): turns colours by `hue` degrees about the axis of greys, and changes how far they are from it."""
+    cos, sin = np.cos(np.deg2rad(hue)), np.sin(np.deg2rad(hue))
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # with the axis of greys
+    turned = cos * np.eye(3) + sin * cross + (1 - cos) * np.ones((3, 3)) / 3  # Rodrigues
+    grey = np.tile(LUMA, (3, 1))
+    return (grey + saturation * (np.eye(3) - grey)) @ turned
 
 
 @dataclass(frozen=True)

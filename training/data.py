@@ -151,7 +151,7 @@ class _WindowDataset(Dataset, ABC):
 
     def transforms(self, rng: np.random.Generator) -> tuple[WindowTransform, MelGain]:
         random = self.train and self.hp.augment
-        return WindowTransform.draw(rng, random), MelGain.draw(rng, random)
+        return WindowTransform.draw(rng, random, self.hp.vary_colours), MelGain.draw(rng, random)
 
     @abstractmethod
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
