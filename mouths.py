@@ -1,5 +1,7 @@
 """Mouths of pictures of faces: opened, closed, rounded, and put on another picture of the face in its pose."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -10,9 +12,8 @@ OPENINGS = (0, 0.011, 0.016, 0.020, 0.023, 0.027, 0.031, 0.036, 0.044, 0.059, 0.
 WIDTHS = (0.88, 0.943, 0.969, 0.983, 0.994, 1.003, 1.011, 1.021, 1.033, 1.051, 1.11)
 ROUNDING = 0.7  # of real changes of width: half of what is heard of them is wrong
 EYE_DISTANCE = 0.61  # over a face box's width
-INNER = 0.82  # of the mouth's width, between the inner corners
 UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
-JAW, JAW_WIDTH = 0.9, 1.9  # how far the jaw follows the lower lip; its width over the mouth's
+JAW, JAW_WIDTH = 0.9, 1.7  # how far the jaw follows the lower lip; its width over that of the inner lips
 CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
 # The dark of open mouths over the skin's blue, green and red: where the gap is wide, a little brighter than the darkest
@@ -20,9 +21,45 @@ NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from
 WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
-TONGUE = 0.3  # how much brighter it is at the lower lip, above the first
+TONGUE = 0.6  # how much brighter it is at the lower lip, as a share
+COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
+LOOKED_THROUGH = 0.8  # of the lower lip's thickness, for the edge of the teeth
+MIN_REDNESS = 0.04  # by which lips are redder than teeth, as a share of all light
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
+
+
+def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
+    """Lips (11, 2) of a face (H, W, 3) uint8 BGR whose inner lower edge lies below its teeth, see `LIP_POINTS`.
+
+    Landmark models put it into the teeth of a smile, which would break where the mouth is opened. From where it was
+    said to be it is moved down as long as the picture is less red than the lip below. Grey pictures show no such edge.
+    """
+    height, width = face.shape[:2]
+    mouth = Lips.of(lips, height, width)
+    thickness = float(lips[4, 1] - lips[3, 1]) * height  # of the lower lip
+    across, edges = np.linspace(-0.85, 0.85, COLUMNS), []
+    for at in across:
+        upper, edge = (mouth.row(sag, float(at)) for sag in (mouth.upper, mouth.lower))
+        edge = max(edge, upper)
+        x, first, last = round(mouth.middle + at * mouth.half), round(upper), round(edge + LOOKED_THROUGH * thickness)
+        edges.append(edge)
+        if not (0 < x < width and 0 <= first <= round(edge) < last <= height):
+            continue
+        column = face[first:last, max(0, x - 1) : x + 2].mean(1)
+        redness = (column[:, 2] - column[:, 1]) / (column.sum(1) + 1)
+        begin = round(edge) - first
+        lip, inside = redness[begin:].max(), redness[: begin + 1].min()
+        teeth = redness[begin:] < (lip + inside) / 2
+        if lip - inside >= MIN_REDNESS and not teeth.all():
+            edges[-1] = edge + float(np.argmin(teeth))
+    line = mouth.left[1] + mouth.slope * (mouth.middle + across * mouth.half - mouth.left[0])
+    sag = _fitted(across, np.array(edges) - line)
+    found = lips.copy()
+    for point in (3, 9, 10):
+        at = float(np.clip((lips[point, 0] * width - mouth.middle) / mouth.half, -1, 1))
+        found[point, 1] = max(lips[point, 1], mouth.row(sag, at) / height)
+    return found
 
 
 def gap_at(rank: float, width: int) -> float:
@@ -40,6 +77,54 @@ def widening_at(rank: float) -> float:
     return 1 + ROUNDING * (float(np.interp(rank, np.linspace(0, 1, len(WIDTHS)), WIDTHS)) - 1)
 
 
+class Lips(NamedTuple):
+    """Where the lips of a picture are, in its pixels.
+
+    The inner lips are curves between the inner corners, which a = -1 and a = 1 stand for: below the line through the
+    mouth's corners by (1 - a^2) (s0 + s1 a + s2 a^2).
+    """
+
+    left: tuple[float, float]  # corner of the mouth
+    slope: float  # of the line to the other one
+    middle: float  # between the inner corners, across
+    half: float  # of the distance between them
+    upper: tuple[float, float, float]  # s0, s1, s2
+    lower: tuple[float, float, float]
+    gap: float  # between them, in the middle
+
+    @classmethod
+    def of(cls, points: np.ndarray, height: int, width: int) -> "Lips":
+        """From `models.opening.LIP_POINTS` (11, 2), x over the width and y over the height."""
+        unit = height / 96
+        # Python's numbers, so that pictures of float32 stay so
+        found = [(float(across), float(down)) for across, down in points * (width, height)]
+        left, right = sorted((found[0], found[1]))
+        slope = (right[1] - left[1]) / max(unit, right[0] - left[0])
+        inner = sorted((found[5][0], found[6][0]))
+        middle, half = (inner[0] + inner[1]) / 2, max(unit, (inner[1] - inner[0]) / 2)
+
+        def curve(*numbers: int) -> tuple[float, float, float]:
+            across = np.array([(found[number][0] - middle) / half for number in numbers])
+            below = [found[number][1] - left[1] - slope * (found[number][0] - left[0]) for number in numbers]
+            return _fitted(across, np.array(below))
+
+        gap = max(0.0, found[3][1] - found[2][1])
+        return cls(left, slope, middle, half, curve(7, 2, 8), curve(9, 3, 10), gap)
+
+    def row(self, sag: tuple[float, float, float], across: float) -> float:
+        """Of a curve, at `across` in [-1, 1]."""
+        corners = self.left[1] + self.slope * (self.middle + across * self.half - self.left[0])
+        return corners + (1 - across**2) * (sag[0] + across * (sag[1] + across * sag[2]))
+
+
+def _fitted(across: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
+    """The curve of `Lips` through some places (n,), by least squares; of curves that fit alike the plainest."""
+    across = np.clip(across, -0.9, 0.9)
+    terms = (1 - across**2)[:, None] * across[:, None] ** (0, 1, 2)
+    plain = np.diag((1e-6, 1e-3, 1e-3))
+    return tuple(map(float, np.linalg.solve(terms.T @ terms + plain, terms.T @ below)))
+
+
 def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1.0) -> np.ndarray:
     """The face with another gap between its inner lips: the picture is warped, and dark where a mouth opens.
 
@@ -47,73 +132,76 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
 
     Args:
         face: (H, W, 3) uint8 BGR.
-        lips: `models.opening.LIP_POINTS` (5, 2), x over the width and y over the height.
+        lips: `models.opening.LIP_POINTS` (11, 2), x over the width and y over the height.
         gap: in pixels, at the middle of the mouth; 0 closes it.
         widening: factor on the mouth's width, from 0.8 to 1.2.
     """
     height, width = face.shape[:2]
     unit = height / 96
-    scaled = lips * (width, height)
-    gap, widening = float(gap), float(widening)  # Python's numbers, so that pictures of float32 stay so
-    left, right, upper_lip, lower_lip, _ = ((float(across), float(down)) for across, down in scaled)
-    if left[0] > right[0]:
-        left, right = right, left
-    highest = min(left[1], right[1], upper_lip[1]) - (NOSE + 2) * unit  # all above stays
+    gap, widening = float(gap), float(widening)
+    mouth = Lips.of(lips, height, width)
+    highest = float(lips[:3, 1].min()) * height - (NOSE + 2) * unit  # all above stays
     first = int(np.clip(highest - UPPER_SHARE * max(gap, 0.0), 0, height - 1))
     y, x = np.mgrid[first:height, :width].astype(np.float32)
     if widening != 1:
-        x = _widened(x, y, scaled, gap, widening)
-    middle, half = (left[0] + right[0]) / 2, max(unit, INNER * (right[0] - left[0]) / 2)
-    slope = (right[1] - left[1]) / max(unit, right[0] - left[0])
-    corners = left[1] + slope * (x - left[0])  # the line through them
-    bow = np.maximum(1 - np.square((x - middle) / half), 0)
-    sag = [point[1] - left[1] - slope * (point[0] - left[0]) for point in (upper_lip, lower_lip)]
-    upper = corners + sag[0] * bow
-    lower = np.maximum(corners + sag[1] * bow, upper)
-    change = gap - (lower_lip[1] - upper_lip[1])
+        x = _widened(x, y, lips * (width, height), gap, widening)
+    across = (x - mouth.middle) / mouth.half
+    bow = np.maximum(1 - np.square(across), 0)  # 0 from the inner corners on
+    corners = mouth.left[1] + mouth.slope * (x - mouth.left[0])  # the line through them
+    upper, lower = (
+        corners + bow * (sag[0] + across * (sag[1] + across * sag[2])) for sag in (mouth.upper, mouth.lower)
+    )
+    lower = np.maximum(lower, upper)
+    change = gap - mouth.gap
     rise = UPPER_SHARE * max(change, 0.0)
     drop, round_bow = change - rise, np.sqrt(bow)  # mouths get rounder as they open
     new_upper = upper - rise * round_bow
     new_lower = np.maximum(lower + drop * round_bow, new_upper)
 
     fading = np.clip(1 - (new_upper - y) / (NOSE * unit), 0, 1)
-    jaw = JAW * drop * np.exp(-np.square((x - middle) / (JAW_WIDTH * half)))
+    jaw = JAW * drop * np.exp(-np.square(across / JAW_WIDTH))
     below = np.clip((y - new_lower) / (LIP * unit), 0, 1)  # from the lip's edge to where the jaw moves as a whole
     chin = np.clip((height + 6 * unit - y) / np.maximum(unit, height - 3 * unit - new_lower), 0, 1)
-    source = np.where(
-        y <= new_upper,
-        y + rise * round_bow * fading,
-        np.where(
-            y < new_lower,
-            upper + y - new_upper,  # what was inside hangs on the upper lip
-            y - ((1 - below) * (new_lower - lower) + below * jaw) * chin,
-        ),
+    above = np.where(  # of the lower lip: what was inside hangs on the upper one
+        y <= new_upper, y + rise * round_bow * fading, upper + y - new_upper
     )
-    moved = cv2.remap(face, x, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    _darken(moved, _inside_of(face, gap / unit), y, new_upper + lower - upper, new_lower, new_upper, unit)
+    beneath = y - ((1 - below) * (new_lower - lower) + below * jaw) * chin
+    moved = cv2.remap(
+        face, x, np.where(y < new_lower, above, beneath), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    between = (bow > 0) & (y > new_upper - 1) & (y < new_lower + 1)
+    rows, columns = (np.flatnonzero(between.any(axis)) for axis in (1, 0))
+    if len(rows):
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        maps = (values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper))
+        moved[part] = _between_lips(face, _inside_of(face, gap / unit), unit, *maps)
     return np.concatenate((face[:first], moved))
 
 
-def _darken(
-    moved: np.ndarray,
+def _between_lips(
+    face: np.ndarray,
     inside: np.ndarray,
+    unit: float,
+    x: np.ndarray,
     y: np.ndarray,
+    above: np.ndarray,
+    beneath: np.ndarray,
     top: np.ndarray,
     new_lower: np.ndarray,
     new_upper: np.ndarray,
-    unit: float,
-) -> None:
-    """Paint what has opened, from `top` (whatever was inside hangs above) to the lower lip, in place."""
-    opened = np.clip(y - top + 0.5, 0, 1) * np.clip(new_lower - y + 0.5, 0, 1)
-    opened *= np.clip((new_lower - new_upper) / unit, 0, 1)
-    rows, columns = (np.flatnonzero(opened.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return
-    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    depth = np.clip((y[part] - top[part]) / np.maximum(new_lower[part] - top[part], unit), 0, 1)
-    colours = (1 + TONGUE * depth**4)[:, :, None] * inside
-    window = moved[part]
-    window[:] = (window + opened[part][:, :, None] * (colours - window) + 0.5).clip(0, 255)
+) -> np.ndarray:
+    """A window (h, w, 3) about an opened mouth, its edges without stairs: what has opened, from `top` (whatever was
+    inside hangs above) to the lower lip, has the colours `inside`. All maps (h, w); `above` and `beneath` the lower
+    lip's edge say which row of the face is seen."""
+    maps = (np.ascontiguousarray(values) for values in (above, beneath))
+    x = np.ascontiguousarray(x)
+    upper, lower = (
+        cv2.remap(face, x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) for rows in maps
+    )
+    opened = np.clip(y - top + 0.5, 0, 1) * np.clip((new_lower - new_upper) / unit, 0, 1)
+    depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
+    upper += opened[:, :, None] * ((1 + TONGUE * depth**4)[:, :, None] * inside.astype(np.float32) - upper)
+    return (upper + np.clip(y - new_lower + 0.5, 0, 1)[:, :, None] * (lower - upper) + 0.5).clip(0, 255)
 
 
 def _inside_of(face: np.ndarray, gap: float) -> np.ndarray:
@@ -141,14 +229,10 @@ def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widenin
     return x - np.sign(x - middle) * half * moved
 
 
-def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """The upper half of `pose` with the lower half of `face`, brought to its size and pose; (H, W, 3) uint8 both."""
-    height, width = pose.shape[:2]
-    if face.shape != pose.shape:
-        face = cv2.resize(face, (width, height), interpolation=cv2.INTER_LINEAR)
-    both = aligned(face, pose)
-    if both is face:
-        both = face.copy()
+def with_mouth_of(face: np.ndarray, pose: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The upper half of `pose` with the lower half of `face`, (H, W, 3) uint8 both, moved by `alignment`'s matrix."""
+    height = pose.shape[0]
+    both = moved_by(matrix, face)
     share = np.clip((np.arange(height) + 0.5 - height / 2) / (SEAM * height) + 0.5, 0, 1)
     first, last = np.searchsorted(share, 0, "right"), np.searchsorted(share, 1)
     both[:first] = pose[:first]
@@ -157,8 +241,14 @@ def with_mouth_of(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
     return both
 
 
-def aligned(face: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """A face (H, W, 3) uint8 moved and turned so that its upper half lies on another's; as it is where that fails.
+def put_on(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """The same, brought to the pose of `pose`."""
+    return with_mouth_of(face, pose, alignment(face, pose))
+
+
+def alignment(face: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """How a face is moved and turned so that its upper half lies on another's of its size, (H, W, 3) uint8 both: where
+    the places of `to` lie in `face`, (2, 3), in pixels. Nothing moves where that cannot be found.
 
     Enhanced correlation coefficient (Evangelidis and Psarakis, 2008), which does not mind brightness.
     """
@@ -173,11 +263,24 @@ def aligned(face: np.ndarray, to: np.ndarray) -> np.ndarray:
     try:
         _, matrix = cv2.findTransformECC(*grey, matrix, cv2.MOTION_EUCLIDEAN, ALIGNMENT, region, 5)
     except cv2.error:  # it did not converge
-        return face
+        return np.eye(2, 3, dtype=np.float32)
     matrix[:, 2] = shrink * matrix[:, 2] + (shrink - 1) / 2 * (1 - matrix[:, :2].sum(1))  # pixels have middles
+    return matrix
+
+
+def moved_by(matrix: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """A face (H, W, 3) as an `alignment` says: a copy."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    face = np.ascontiguousarray(face)
-    return cv2.warpAffine(face, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    height, width = face.shape[:2]
+    return cv2.warpAffine(
+        np.ascontiguousarray(face), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def points_moved_by(matrix: np.ndarray, points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Where points (n, 2) of a face, x over its width and y over its height, are once it has been moved."""
+    size = np.array((width, height))
+    return (np.linalg.inv(matrix[:, :2]) @ (points * size - 0.5 - matrix[:, 2]).T).T / size + 0.5 / size
 
 
 def pose_of(face: np.ndarray) -> np.ndarray:

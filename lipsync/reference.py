@@ -15,12 +15,27 @@ import audio
 import crops
 from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, as_input
-from mouths import gap_at, gap_of, pose_distances, pose_of, widening_at, with_gap, with_mouth_of
+from mouths import (
+    alignment,
+    gap_at,
+    gap_of,
+    points_moved_by,
+    pose_distances,
+    pose_of,
+    widening_at,
+    with_gap,
+    with_mouth_of,
+    with_whole_teeth,
+)
 
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 OPENED = 1.15  # how much farther open than wanted a mouth is shown: generators close mouths a little
+OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
+LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
+COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
+LOWER_LIP = [3, 9, 10]  # inner ones of `LIP_POINTS`
 HEARD_AT_ONCE = 1024  # mel windows
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
@@ -39,6 +54,21 @@ class Mouth(NamedTuple):
         return with_gap(self.face, self.lips, gap, widening_at(width))
 
 
+class Kept(NamedTuple):
+    """A mouth to speak with."""
+
+    opening: float  # in eye distances
+    pose: np.ndarray  # see `pose_of`
+    crop: np.ndarray  # (h, w, 3) uint8 BGR
+    lips: np.ndarray  # (11, 2) of the crop
+    visible: float  # logit of that nothing is before it
+
+    @property
+    def fault(self) -> float:
+        """What is smaller is better, in eye distances: mouths that are closed and that nothing covers."""
+        return self.opening + COVERED * max(0.0, -self.visible)
+
+
 class ClosedMouths:
     """The most closed mouths of the shot that a video is in; so few that memory does not grow.
 
@@ -49,12 +79,9 @@ class ClosedMouths:
     def __init__(self, img_size: tuple[int, int]) -> None:
         self.img_size = img_size
         self._seen, self._shape = load_seen_opening(), load_mouth_shape()
-        self._kept: list[tuple[float, np.ndarray, np.ndarray]] = []  # opening, pose, crop
+        self._kept: list[Kept] = []
+        self._used: Kept | None = None
         self._pose: np.ndarray | None = None
-
-    @torch.inference_mode()
-    def _opening(self, face: np.ndarray) -> float:
-        return float(self._seen(as_input(face[None])))
 
     def add(self, crop: np.ndarray) -> None:
         """Take the next face of the video, of any size: (h, w, 3) uint8 BGR, as `crops.cut` gives it."""
@@ -63,25 +90,53 @@ class ClosedMouths:
         if self._pose is not None and pose_distances(pose, self._pose[None])[0] > CUT:
             self._kept.clear()
         self._pose = pose
-        self._kept.append((self._opening(face), pose, bounded(crop)))
-        self._kept.sort(key=lambda kept: kept[0])
+        opening = self._opening(face)
+        if len(self._kept) == KEPT and opening >= self._kept[-1].fault:
+            return
+        self._kept.append(self._looked_at(face, crop, opening, pose))
+        self._kept.sort(key=lambda kept: kept.fault)
         del self._kept[KEPT:]
 
     def of(self, crop: np.ndarray) -> Mouth:
         """A face with the kept mouth that is nearest in pose; with its own where none is near."""
-        face, crop = crops.fit(crop, self.img_size), bounded(crop)
-        far = [float(pose_distances(pose_of(face), pose[None])[0]) for _, pose, _ in self._kept]
-        if far and min(far) <= FAR:
-            opening, _, nearest = self._kept[int(np.argmin(far))]
-            if not np.array_equal(nearest, crop):
-                crop = with_mouth_of(nearest, crop)
-                face = crops.fit(crop, self.img_size)
-        else:
-            opening = self._opening(face)
-        lips = self._shape.lips_of(face[None])[0]
+        face = crops.fit(crop, self.img_size)
+        pose = pose_of(face)
+        kept = self._nearest(pose)
+        crop = bounded(crop)
+        if kept is None:
+            own = self._looked_at(face, crop, self._opening(face), pose)
+            return Mouth(own.crop, own.lips, self.img_size)
+        if np.array_equal(kept.crop, crop):
+            return Mouth(crop, kept.lips, self.img_size)
+        height, width = crop.shape[:2]
+        other = kept.crop if kept.crop.shape == crop.shape else cv2.resize(kept.crop, (width, height))
+        matrix = alignment(other, crop)
+        lips = points_moved_by(matrix, kept.lips, height, width)
+        return Mouth(with_mouth_of(other, crop, matrix), lips, self.img_size)
+
+    def _nearest(self, pose: np.ndarray) -> Kept | None:
+        """The kept mouth that is nearest in pose and most closed, if one is near; the one that was used last, unless
+        another is much better, since a mouth that changes shows."""
+        far = [float(pose_distances(pose, kept.pose[None])[0]) for kept in self._kept]
+        if not far or min(far) > FAR:
+            return None
+        costs = [
+            distance + OPEN_COST * kept.fault - LOYALTY * (kept is self._used)
+            for kept, distance in zip(self._kept, far, strict=True)
+        ]
+        self._used = self._kept[int(np.argmin(costs))]
+        return self._used
+
+    @torch.inference_mode()
+    def _opening(self, face: np.ndarray) -> float:
+        return float(self._seen(as_input(face[None])))
+
+    def _looked_at(self, face: np.ndarray, crop: np.ndarray, opening: float, pose: np.ndarray) -> Kept:
+        lips, visible = self._shape.closely(face)
         own = gap_of(opening, self.img_size[1]) / self.img_size[0]
-        lips[3, 1] = max(lips[3, 1], lips[2, 1] + own)  # the judge of openings knows them better: so teeth stay whole
-        return Mouth(crop, lips, self.img_size)
+        lips[LOWER_LIP, 1] += max(0.0, lips[2, 1] + own - lips[3, 1])  # the judge of openings knows better: teeth
+        crop = bounded(crop)  # stay whole
+        return Kept(opening, pose, crop, with_whole_teeth(crop, lips), visible)
 
 
 def bounded(crop: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ def load_seen_opening(path: str | Path = SEEN_OPENING) -> MouthOpening:
 
 
 def load_mouth_shape(path: str | Path = MOUTH_SHAPE) -> MouthShape:
-    """The network that sees where lips are, frozen, in eval mode. Raises InputError."""
+    """The network that sees where lips are and whether they are covered, frozen, in eval mode. Raises InputError."""
     return load_network(MouthShape, path).requires_grad_(False)
 
 

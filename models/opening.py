@@ -17,8 +17,12 @@ CONTEXT = 32  # mel frames before those that a generator hears (16): how the voi
 MEL_FRAMES = CONTEXT + 16
 SILENCE = (-3.2, -2.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
 HEARING_LEAD_MS = 40.0  # how much before a frame the last 16 mel frames start
-SHAPE_PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (64, 2), (64, 1))
-LIP_POINTS = (61, 291, 13, 14, 17)  # corners, upper and lower inner lip, lower edge: numbers of MediaPipe's face mesh
+SHAPE_PLAN = ((24, 2), (48, 2), (48, 1), (96, 2), (96, 1), (128, 2), (128, 1))
+VIEWS = ((0.0, 0.0, 1.0), (0.06, 0.0, 1.0), (-0.06, 0.08, 1.0), (0.0, -0.08, 1.08), (0.0, 0.0, 0.94))  # shifts, scale
+# Numbers of MediaPipe's face mesh: corners of the mouth; upper and lower inner lip, lower edge; inner corners; the
+# inner lips half way between the middle and these, above and below.
+LIP_POINTS = (61, 291, 13, 14, 17, 78, 308, 81, 311, 178, 402)
+MIRRORED = (1, 0, 2, 3, 4, 6, 5, 8, 7, 10, 9)  # `LIP_POINTS` in a mirror
 LISTENERS = 3  # that hear alike but for what each has learnt by heart: their mean is better than any
 HEARING_PLAN = ((48, 1), (48, 2), (48, 1), (96, 2), (96, 1), (96, 2), (96, 1))
 PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
@@ -58,7 +62,7 @@ class MouthOpening(nn.Module):
 
 
 class MouthShape(nn.Module):
-    """Where the lips of faces are.
+    """Where the lips of faces are, and whether they are to be seen.
 
     Args:
         img_size: (height, width) of the face in pixels; others are resized to it.
@@ -70,21 +74,40 @@ class MouthShape(nn.Module):
         self.img_size, self.width = tuple(img_size), width
         layers, features = _convolutions(SHAPE_PLAN, width, 1, img_size)
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(features, 2 * len(LIP_POINTS)))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(features, 2 * len(LIP_POINTS) + 1))
         self.register_buffer("mean", torch.zeros(len(LIP_POINTS), 2))  # of the points that it learnt from
 
-    def forward(self, faces: Tensor) -> Tensor:
-        """Faces (N, 3, H, W) in [0, 1] -> `LIP_POINTS` (N, 5, 2): x over the width, y over the height."""
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Faces (N, 3, H, W) in [0, 1] -> `LIP_POINTS` (N, 11, 2), x over the width and y over the height; and logits
+        (N,) of that the mouth is to be seen, with nothing before it."""
         if faces.shape[-2:] != self.img_size:
             faces = F.interpolate(faces, self.img_size, mode="bilinear", antialias=True)
         grey = faces.float().mean(1, keepdim=True)
         grey = (grey - grey.mean((1, 2, 3), keepdim=True)) / (grey.std((1, 2, 3), keepdim=True) + 0.02)
-        return self.mean + 0.1 * self.head(self.features(grey).flatten(1)).unflatten(1, (-1, 2))
+        said = self.head(self.features(grey).flatten(1))
+        return self.mean + 0.1 * said[:, :-1].unflatten(1, (-1, 2)), said[:, -1]
 
     @torch.inference_mode()
     def lips_of(self, faces: np.ndarray) -> np.ndarray:
-        """The same of pictures (N, H, W, 3) uint8 BGR."""
-        return self(as_input(faces)).numpy()
+        """The points of pictures (N, H, W, 3) uint8 BGR."""
+        return self(as_input(faces))[0].numpy()
+
+    @torch.inference_mode()
+    def closely(self, face: np.ndarray) -> tuple[np.ndarray, float]:
+        """The points of a picture (H, W, 3) uint8 BGR (11, 2), and the logit of that the mouth is to be seen.
+
+        Both are means over several views of it, moved a little and mirrored, which errs less than one.
+        """
+        shown = F.interpolate(as_input(face[None]), self.img_size, mode="bilinear", antialias=True)
+        views = [(side, *view) for side in (1.0, -1.0) for view in VIEWS]
+        moves = torch.tensor([[[side * size, 0, x], [0, size, y]] for side, x, y, size in views])
+        grid = F.affine_grid(moves, (len(views), *shown.shape[1:]), align_corners=False)
+        shown = F.grid_sample(shown.expand(len(views), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+        points, logits = self(shown)
+        mirrored = (moves[:, 0, 0] < 0)[:, None, None]
+        points = torch.where(mirrored, points[:, MIRRORED], points)
+        points = (2 * points - 1) @ moves[:, :, :2].transpose(1, 2) + moves[:, None, :, 2]
+        return ((points + 1) / 2).mean(0).numpy(), float(logits.mean())
 
 
 class SpeechOpening(nn.Module):

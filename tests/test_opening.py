@@ -61,6 +61,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     assert lines.keys() == {lesson.file.name for lesson in opening.LESSONS.values()}
     assert float(lines["mouth_opening.pth"][2]) > 0.5  # drawn mouths are easily seen
     assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.4  # pixels, gaps
+    assert float(lines["mouth_shape.pth"][6]) > 0.5  # covered or not
     assert isinstance(load_network(MouthOpening, tmp_path / "out/mouth_opening.pth"), MouthOpening)
     np.save(paths.openings, np.zeros(3, np.float32))
     with pytest.raises(InputError, match="is of 3 crops.*again"):
@@ -80,25 +81,50 @@ def drawn_lips(face: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(face[60:88, 30:66, 1] < 50)
     left, right, top, bottom = columns.min() + 30, columns.max() + 30, rows.min() + 60, rows.max() + 60
     middle = (left + right) / 2
-    points = (left, (top + bottom) / 2), (right, (top + bottom) / 2), (middle, top), (middle, bottom), (middle, bottom)
+    corners = [(left, (top + bottom) / 2), (right, (top + bottom) / 2)]
+    halfway = [(x, y) for y in (top, bottom) for x in ((left + middle) / 2, (right + middle) / 2)]
+    points = [*corners, (middle, top), (middle, bottom), (middle, bottom), *corners, *halfway]
     return np.array(points, np.float32) / 96
+
+
+def test_covered_mouths_are_told_by_how_much_of_them_is_covered():
+    torch.manual_seed(0)
+    points = torch.from_numpy(96 * drawn_lips(drawn_mouth())).expand(64, -1, -1)
+    faces = torch.full((64, 3, 96, 96), 0.5)
+    faces[1::2] = 0.9  # a neighbour shows wherever a face is covered
+    covered, share = opening.partly_covered(faces, points)
+    changed = (covered != faces).any(1)
+    assert (changed.flatten(1).any(1) >= (share > 0)).all() and 0.5 < changed.flatten(1).any(1).float().mean() < 0.8
+    x0, y0, x1, y1 = (*points[0].amin(0).int().tolist(), *points[0].amax(0).int().tolist())
+    of_mouth = changed[:, y0 : y1 + 1, x0 : x1 + 1].float().mean((1, 2))
+    assert (of_mouth[share > 0.9] > 0.8).all() and (of_mouth[share == 0] < 0.2).all()
+    assert (share < 0.1).sum() > 20 and (share > 0.35).sum() > 8
+
+
+def drawn_mouth() -> np.ndarray:
+    face = np.full((96, 96, 3), 128, np.uint8)
+    face[68:78, 36:60] = 20
+    return face
 
 
 def test_points_move_with_their_pictures():
     """A bright spot stays where its point says, whatever is drawn."""
     torch.manual_seed(0)
-    places = torch.tensor([[30.0, 60.0], [66.0, 60.0], [48.0, 54.0], [48.0, 66.0], [48.0, 72.0]])
-    faces = torch.zeros(20, 3, 96, 96)
+    places = torch.tensor([
+        [30.0, 60.0], [66.0, 60.0], [48.0, 54.0], [48.0, 66.0], [48.0, 72.0], [32.0, 60.0],
+        [64.0, 60.0], [39.0, 56.0], [57.0, 56.0], [39.0, 65.0], [57.0, 65.0],
+    ])  # fmt: skip
+    faces = torch.zeros(22, 3, 96, 96)
     rows, columns = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(96) + 0.5, indexing="ij")
-    for face in range(20):
-        x, y = places[face % 5]
+    for face in range(22):
+        x, y = places[face % 11]
         faces[face] = 255 * torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
-    moved, points = opening.moved_with_points(faces, places.expand(20, -1, -1))
-    for face in range(20):
+    moved, points = opening.moved_with_points(faces, places.expand(22, -1, -1))
+    for face in range(22):
         brightest = int(moved[face].mean(0).flatten().argmax())
         found = torch.tensor([brightest % 96 + 0.5, brightest // 96 + 0.5])
-        own = opening.MIRRORED.index(face % 5)
-        nearest = (points[face, [face % 5, own]] - found).norm(dim=1).min()
+        own = opening.MIRRORED.index(face % 11)
+        nearest = (points[face, [face % 11, own]] - found).norm(dim=1).min()
         inside = ((points[face] > 3) & (points[face] < 93)).all()
         assert nearest < 2 or not inside
 
@@ -111,7 +137,7 @@ def test_landmarks_give_lips_and_the_gap_over_the_eyes(monkeypatch):
     face = np.zeros((96, 96, 3), np.uint8)
     gap, lips = landmarks.labels_of(face, lambda picture: points)
     assert gap == pytest.approx(0.1)
-    assert lips.shape == (5, 2) and lips[0] == pytest.approx((12 / 96, 0.5))
+    assert lips.shape == (11, 2) and lips[0] == pytest.approx((12 / 96, 0.5))
     gap, lips = landmarks.labels_of(face, lambda picture: None)
     assert np.isnan(gap) and np.isnan(lips).all()
     monkeypatch.setitem(__import__("sys").modules, "mediapipe", None)

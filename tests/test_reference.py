@@ -15,9 +15,12 @@ from lipsync.reference import KEPT, ClosedMouths, HeardShapes, wants_fitting
 from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
-from mouths import aligned, gap_at, widening_at, with_gap
+from models.opening import MIRRORED
+from mouths import alignment, gap_at, moved_by, points_moved_by, widening_at, with_gap, with_whole_teeth
 
-LIPS = np.array([(32, 72), (64, 72), (48, 71), (48, 73), (48, 79)]) / 96
+CORNERS = (32, 72), (64, 72)
+QUARTERS = (40, 71.25), (56, 71.25), (40, 72.75), (56, 72.75)
+LIPS = np.array([*CORNERS, (48, 71), (48, 73), (48, 79), *CORNERS, *QUARTERS]) / 96
 
 
 def drawn_face(gap: float = 2.0) -> np.ndarray:
@@ -72,10 +75,40 @@ def test_an_opened_mouth_is_dark_in_the_light_and_colours_of_its_face():
     assert (inside((90, 115, 170), 5) < (blue, green, red)).all()  # what is narrow is darker
 
 
+def smile(teeth_to: int) -> np.ndarray:
+    """A face whose teeth reach from row 69 to `teeth_to` in the middle of the mouth, between red lips."""
+    face, (y, x) = drawn_face(), np.mgrid[:96, :96]
+    bow = np.clip(1 - ((x - 48) / 16) ** 2, 0, 1)
+    face[np.abs(y - 73) < 9 * bow] = (60, 60, 170)
+    face[(y >= 72 - 3 * bow) & (y <= 72 + (teeth_to - 72) * bow) & (bow > 0)] = (200, 205, 210)
+    return face
+
+
+def test_teeth_of_a_smile_stay_whole():
+    face = smile(teeth_to=77)
+    found = with_whole_teeth(face, LIPS)
+    assert 96 * found[3, 1] == pytest.approx(77.5, abs=1)
+    assert (96 * found[[9, 10], 1] > 75).all()
+    assert np.array_equal(np.delete(found, (3, 9, 10), axis=0), np.delete(LIPS, (3, 9, 10), axis=0))
+    opened = with_gap(face, found, 12)
+    white = np.flatnonzero((opened[:, 48] > 190).all(1))
+    assert len(white) > 6 and np.ptp(white) == len(white) - 1  # in one piece
+    grey = np.repeat(face[:, :, 1:2], 3, axis=2)
+    for kept in (grey, drawn_face()):
+        np.testing.assert_allclose(with_whole_teeth(kept, LIPS), LIPS, atol=0.011)
+
+
+def test_edges_of_an_opened_mouth_have_no_stairs():
+    """Values between lip and inside, where the lip's edge crosses pixels."""
+    lip, columns = with_gap(drawn_face(0), LIPS, 9)[72:82, 36:60, 2].astype(int), range(24)
+    between = [((lip[:, at] > 70) & (lip[:, at] < 150)).any() for at in columns]
+    assert np.mean(between) > 0.5
+
+
 def test_mirrored_and_odd_lips_do_no_harm():
     face = drawn_face()
-    assert np.array_equal(with_gap(face, LIPS[[1, 0, 2, 3, 4]], 4), with_gap(face, LIPS, 4))
-    for lips in (np.zeros((5, 2)), np.ones((5, 2)), np.full((5, 2), 2.0), LIPS[[2, 2, 2, 2, 2]]):
+    assert np.array_equal(with_gap(face, LIPS[list(MIRRORED)], 4), with_gap(face, LIPS, 4))
+    for lips in (np.zeros((11, 2)), np.ones((11, 2)), np.full((11, 2), 2.0), LIPS[[2] * 11]):
         assert with_gap(face, lips, 5, 0.9).shape == face.shape
 
 
@@ -96,8 +129,10 @@ class DarkMouth(torch.nn.Module):
 
 
 class KnownLips:
-    def lips_of(self, faces):
-        return np.repeat(LIPS[None], len(faces), axis=0)
+    """Sees the same lips in every face, and that mouths brighter than 200 are covered."""
+
+    def closely(self, face):
+        return LIPS.copy(), 3.0 if face[78, 48, 0] < 200 else -6.0
 
 
 @pytest.fixture
@@ -138,6 +173,31 @@ def test_of_closed_mouths_the_one_in_the_nearest_pose_is_taken(closed_mouths):
     assert mouth_of(closed_mouths.of(face_with(10)).face) == 145
 
 
+def test_covered_mouths_are_not_taken_while_others_are_seen(closed_mouths):
+    covered, seen = face_with(220), face_with(60)
+    closed_mouths.add(covered)
+    assert mouth_of(closed_mouths.of(covered).face) == 220
+    closed_mouths.add(seen)
+    assert mouth_of(closed_mouths.of(covered).face) == 60
+    for _ in range(2 * KEPT):
+        closed_mouths.add(covered)
+    assert mouth_of(closed_mouths.of(covered).face) == 60
+
+
+def test_the_mouth_used_last_stays_while_no_other_is_much_better(closed_mouths):
+    def turned(mouth: int, by: int) -> np.ndarray:
+        face = face_with(mouth)
+        face[:40] = np.clip(face[:40].astype(int) + by, 0, 255)
+        return face
+
+    for face in (turned(150, 0), turned(152, 6)):
+        closed_mouths.add(face)
+    used = [mouth_of(closed_mouths.of(turned(20, by)).face) for by in (0, 3, 8, 3, 0)]
+    assert used == [150, 150, 152, 152, 150]
+    closed_mouths.add(turned(190, 0))
+    assert mouth_of(closed_mouths.of(turned(20, 0)).face) == 190  # much more closed
+
+
 def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mouths):
     closed_mouths.add(face_with(150, seed=1))
     turned = face_with(10, seed=2)
@@ -160,12 +220,14 @@ def test_faces_are_aligned_by_their_upper_half():
     face = np.kron(rng.integers(40, 215, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     moved = np.roll(face, (2, -3), (0, 1))
     moved[60:] = 90  # another mouth does not matter
+    matrix = alignment(moved, face)
     before, after = (
-        np.abs(x[10:50, 10:-10].astype(int) - face[10:50, 10:-10]).mean() for x in (moved, aligned(moved, face))
+        np.abs(x[10:50, 10:-10].astype(int) - face[10:50, 10:-10]).mean() for x in (moved, moved_by(matrix, moved))
     )
     assert after < 0.4 * before
+    np.testing.assert_allclose(96 * points_moved_by(matrix, LIPS, 96, 96), 96 * LIPS + (3, -2), atol=0.5)
     flat = np.full_like(face, 128)
-    assert np.array_equal(aligned(flat, face), flat)
+    assert np.array_equal(alignment(flat, face), np.eye(2, 3))
 
 
 def test_silence_rests_the_mouth_and_speech_is_heard_alike_in_parts():

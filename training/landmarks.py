@@ -32,7 +32,7 @@ class Labels(NamedTuple):
     """What is known of crops, in the order of their clips; NaN where no face was found."""
 
     openings: np.ndarray  # (crops,) float32: the gap between the inner lips over the distance of the eyes
-    lips: np.ndarray  # (crops, 5, 2) float32: `LIP_POINTS`, x over the crop's width and y over its height
+    lips: np.ndarray  # (crops, 11, 2) float32: `LIP_POINTS`, x over the crop's width and y over its height
 
     @property
     def widths(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening, as_input
-from mouths import WIDTHS, gap_at, pose_distances, pose_of, widening_at, with_gap, with_mouth_of
+from mouths import WIDTHS, gap_at, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
@@ -80,7 +80,7 @@ class FittingReferences:
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The references of faces (n, H, W, 3) at places (n,) of a clip."""
         others = np.stack([
-            with_mouth_of(self.clips[clip].face(self._other(clip, place, rng), self.img_size), target)
+            put_on(self.clips[clip].face(self._other(clip, place, rng), self.img_size), target)
             for target, place in zip(targets, places, strict=True)
         ])  # fmt: skip
         lips = self._shape.lips_of(others)
@@ -154,7 +154,7 @@ class Matches:
             drawn = rng.choice(among, min(CANDIDATES, len(among)), replace=False)
             far = pose_distances(pose_of(pose), np.stack([pose_of(source.face(at, self.img_size)) for at in drawn]))
             picked.append(drawn[np.argmin(far)])
-        faces = np.stack([with_mouth_of(source.face(at, self.img_size), pose) for at in picked])
+        faces = np.stack([put_on(source.face(at, self.img_size), pose) for at in picked])
         wanted = np.clip(ranks[picked] + rng.normal(0, TREMBLE, len(picked)), 0, 1)
         mels = self._speech[np.round(wanted * (len(self._speech) - 1)).astype(int)]
         return faces[list(TARGETS)], faces[list(REFERENCES)], mels[list(TARGETS)]

@@ -24,7 +24,7 @@ import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import HEARD_OPENING, HEARD_WIDTH, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
-from models.opening import CONTEXT, LISTENERS, MouthOpening, MouthShape, SpeechOpening, SpeechWidth
+from models.opening import CONTEXT, LISTENERS, MIRRORED, MouthOpening, MouthShape, SpeechOpening, SpeechWidth
 from training.augment import JITTER_DRAWS, jitter, moves_of
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
@@ -36,8 +36,11 @@ SILENT_BANDS = 10
 SILENT_FRAMES = 4
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
 PIXELS = 96  # a side of the face in which errors of points count
-MIRRORED = [1, 0, 2, 3, 4]  # `LIP_POINTS` in a mirror
 MAX_POSE = (17.0, 0.2, 0.12)  # rotation in degrees, scale and shift of faces whose lips are sought, see `moves_of`
+MAX_SQUEEZE = 0.35  # how much narrower, as a share
+SMALLEST_FACE = 28  # pixels a side
+FINGERS = 3
+COVERED, FREE = 0.35, 0.1  # shares of a mouth: from the first on it is not to be seen, up to the second it is
 
 
 @dataclass(frozen=True)
@@ -148,17 +151,61 @@ def moved_a_little(faces: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moved_with_points(faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Faces (B, 3, H, W) in [0, 255] mirrored, moved and in other light, in [0, 1], and their points (B, 5, 2) with
-    them, given and returned in `PIXELS` a side."""
+    """Faces (B, 3, H, W) in [0, 255] mirrored, moved, squeezed and in other light, in [0, 1], and their points
+    (B, 11, 2) with them, given and returned in `PIXELS` a side."""
     draws = torch.rand(len(faces), JITTER_DRAWS, device=faces.device) * 2 - 1
     moves = moves_of(draws, *MAX_POSE)
+    moves[:, :, 0] *= 1 + MAX_SQUEEZE * torch.rand(len(faces), 1, device=faces.device)  # narrower, as a turned face
     grid = F.affine_grid(moves, faces.shape, align_corners=False)
     faces = F.grid_sample(faces / 255, grid, padding_mode="border", align_corners=False)
     linear, shift = moves[:, :, :2], moves[:, None, :, 2]
     points = (2 * points / PIXELS - 1 - shift) @ torch.linalg.inv(linear).transpose(1, 2)
     mirrored = torch.linalg.det(linear)[:, None, None] < 0
     points = torch.where(mirrored, points[:, MIRRORED], points)
-    return in_other_light(faces), PIXELS * (points + 1) / 2
+    return in_other_light(in_less_detail(faces)), PIXELS * (points + 1) / 2
+
+
+def in_less_detail(faces: Tensor) -> Tensor:
+    """Faces (B, 3, H, W), a third of them as small as they come in videos, enlarged."""
+    side = int(torch.randint(SMALLEST_FACE, faces.shape[-1], ()))
+    small = F.interpolate(faces, (side, side), mode="bilinear", antialias=True)
+    small = F.interpolate(small, faces.shape[-2:], mode="bilinear")
+    return torch.where(torch.rand(len(faces), 1, 1, 1, device=faces.device) < 1 / 3, small, faces)
+
+
+def partly_covered(faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Faces (B, 3, H, W) in [0, 1] of which two thirds have something before them: some rounded shapes, fingers or a
+    fist or a microphone, that show parts of another face, brighter or darker, or one colour; and which share of the
+    mouth that is by its `points` (B, 11, 2) in `PIXELS` a side, covers: (B,)."""
+    count, device = len(faces), faces.device
+    rows, columns = (
+        axis / PIXELS for axis in torch.meshgrid(*[torch.arange(PIXELS, device=device) + 0.5] * 2, indexing="ij")
+    )
+
+    def ellipse(middle: Tensor, radii: Tensor, angle: Tensor) -> Tensor:
+        across, down = (axis - middle[:, at, None, None] for at, axis in enumerate((columns, rows)))
+        cos, sin = (turned(angle)[:, None, None] for turned in (torch.cos, torch.sin))
+        along, aside = (
+            (cos * across + sin * down) / radii[:, :1, None],
+            (cos * down - sin * across) / radii[:, 1:, None],
+        )
+        return ((1.1 - torch.hypot(along, aside)) / 0.2).clamp(0, 1)
+
+    low, high = points.amin(1) / PIXELS, points.amax(1) / PIXELS
+    mouth = ellipse((low + high) / 2, 0.6 * (high - low) + 0.02, torch.zeros(count, device=device)) > 0.5
+    anywhere, near = torch.rand(count, 2, device=device), torch.rand(count, 1, device=device) < 0.5
+    middle = torch.where(near, (low + high) / 2 + 0.12 * torch.randn(count, 2, device=device), anywhere)
+    angle = 3.14 * torch.rand(count, device=device)
+    cover = torch.zeros(count, PIXELS, PIXELS, device=device)
+    for _ in range(FINGERS):
+        radii = torch.rand(count, 2, device=device) * torch.tensor([0.35, 0.18], device=device) + 0.05
+        cover = torch.maximum(cover, ellipse(middle + 0.12 * torch.randn(count, 2, device=device), radii, angle))
+    cover = cover * (torch.rand(count, 1, 1, device=device) < 2 / 3)
+    share = (cover * mouth).sum((1, 2)) / mouth.sum((1, 2)).clamp_min(1)
+    shown = faces.roll(1, 0).roll(tuple(torch.randint(PIXELS, (2,)).tolist()), (2, 3))
+    shade, plain = torch.rand(2, count, 1, 1, 1, device=device)
+    shown = torch.where(plain < 0.2, shown.mean((2, 3), keepdim=True), shown) * (0.3 + shade)
+    return faces + cover[:, None] * (shown - faces), share
 
 
 def in_other_light(faces: Tensor) -> Tensor:
@@ -185,7 +232,7 @@ def in_other_voice(mel: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def judged(network: nn.Module, data: Labelled, scale: float) -> Tensor:
-    """What a network says of what is shown, divided by `scale`: (n,) openings in eye distances or (n, 5, 2) lips."""
+    """What a network says of what is shown, divided by `scale`: (n,) openings in eye distances."""
     device = next(network.parameters()).device
     return torch.cat([network(part.to(device).float() / scale).cpu() for part in data.shown.split(512)])
 
@@ -212,12 +259,24 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-9))
 
 
-def lip_figures(said: Tensor, data: Labelled) -> dict[str, float]:
-    """The mean distance from the landmark model's points in `PIXELS` a side, and the correlation of the inner gaps."""
+@torch.inference_mode()
+def shape_figures(network: MouthShape, data: Labelled, seed: int) -> dict[str, float]:
+    """The mean distance from the landmark model's points in `PIXELS` a side, the correlation of the inner gaps; and of
+    mouths that were covered at random, the share that is told from free ones."""
+    torch.manual_seed(seed)
+    said, right = [], []
+    for shown, known in zip(data.shown.split(512), data.known.split(512), strict=True):
+        faces = shown.to(network.mean.device).float() / 255
+        said.append(network(faces)[0].cpu())
+        faces, covered = partly_covered(faces, PIXELS * known.to(faces.device))
+        sure = (covered < FREE) | (covered > COVERED)
+        right.append(((network(faces)[1] > 0) == (covered < FREE))[sure].float().cpu())
+    said = torch.cat(said)
     gap, known = (points[:, 3, 1] - points[:, 2, 1] for points in (said, data.known))
     return {
         "pixels": PIXELS * float((said - data.known).norm(dim=2).mean()),
         "gap_correlation": correlation(gap, known),
+        "visible_right": float(torch.cat(right).mean()),
     }
 
 
@@ -231,8 +290,21 @@ def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, p
 
 def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
     network.mean.copy_(train.known.mean(0))
-    learn(lambda faces: PIXELS * network(faces), train.shown, PIXELS * train.known, plan, seed, network)
-    return lip_figures(judged(network, val, 255), val)
+    draw, device = torch.Generator().manual_seed(seed), network.mean.device
+
+    def loss() -> Tensor:
+        chosen = torch.randint(len(train.known), (plan.batch,), generator=draw)
+        faces, wanted = plan.varied(train.shown[chosen].to(device).float(), PIXELS * train.known[chosen].to(device))
+        faces, covered = partly_covered(faces, wanted)
+        said, visible = network(faces)
+        free = (covered < FREE).float()
+        off = F.smooth_l1_loss(PIXELS * said, wanted, reduction="none").mean((1, 2))
+        sure = (covered < FREE) | (covered > COVERED)
+        seen_or_not = F.binary_cross_entropy_with_logits(visible[sure], free[sure])
+        return ((0.1 + free) * off).mean() + seen_or_not
+
+    descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
+    return shape_figures(network, val, seed)
 
 
 def teach_hearing(network: SpeechOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
@@ -261,7 +333,7 @@ LESSONS = {
         MouthOpening, SEEN_OPENING, "openings", seen, teach_mouth_opening, Plan(1800, 128, 3e-3, 0.02, moved_a_little)
     ),
     "mouth_shape": Lesson(
-        MouthShape, MOUTH_SHAPE, "lips", seen, teach_mouth_shape, Plan(3200, 96, 3e-3, 0.02, moved_with_points)
+        MouthShape, MOUTH_SHAPE, "lips", seen, teach_mouth_shape, Plan(2600, 64, 2e-3, 0.02, moved_with_points)
     ),
     "speech_opening": Lesson(SpeechOpening, HEARD_OPENING, "openings", heard, teach_hearing, HEARING),
     "speech_width": Lesson(SpeechWidth, HEARD_WIDTH, "widths", heard, teach_hearing, HEARING),
@@ -275,7 +347,7 @@ def main() -> None:
     files = ", ".join(lesson.file.name for lesson in LESSONS.values())
     parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 3200, 2500, 2500)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 2500, 2500)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
