@@ -3,9 +3,10 @@
     python -m evaluation.enlarged --data_root crops_288x192 --generators wav2lip_96.pth wav2lip_288x192.pth
 
 Each generator sees the crops at its own size, with the references that it asks for (`Wav2Lip.reference`: another window
-of the clip, or a mouth that fits the speech, as in inference), and is enlarged as inference does it. Beside them stand
-such references' lower halves put in unchanged, and the true faces shrunk to each smaller size and enlarged again: the
-most that a generator of that size could reach.
+of the clip, or a mouth that fits the speech, as in inference), and is enlarged as inference does it; those that ask for
+fitting references also with the detail of these (`--enhance detail`). Beside them stand such references' lower halves
+put in unchanged, and the true faces shrunk to each smaller size and enlarged again: the most that a generator of that
+size could reach by itself.
 """
 
 import argparse
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from crops import PUBLISHED_SIZE, ROUNDING
+from crops import PUBLISHED_SIZE, ROUNDING, fit
 from errors import InputError, run_script
 from evaluation import metrics
 from hparams import HParams, hparams
+from lipsync.compositing import with_detail
 from models import Wav2Lip
 from models.checkpoint import load_generator
 from models.conv import size_of
@@ -134,11 +136,20 @@ def _rows(windows: Windows, generators: dict[str, Wav2Lip], size: Size) -> dict[
         batch = windows.at(generator.img_size, generator.reference, index)
         return _resized(generator(batch["indiv_mels"], generator_input(batch)), size)
 
+    def detailed(generator: Wav2Lip, index: int, truth: Tensor) -> Tensor:
+        references = _bgr(windows.at(size, generator.reference, index)["reference"])
+        seen = _faces(np.stack([fit(reference, generator.img_size) for reference in references]))
+        batch = {**windows.at(generator.img_size, generator.reference, index), "reference": seen}
+        generated = _bgr(generator(batch["indiv_mels"], generator_input(batch)))
+        return _faces(np.stack([with_detail(*both) for both in zip(generated, references, strict=True)]))
+
     rows: dict[str, Callable[[int, Tensor], Tensor]] = {}
     for reference in sorted({generator.reference for generator in generators.values()}):
         rows[f"{reference} reference, copied"] = lambda *window, kind=reference: copied(kind, *window)
     for name, generator in generators.items():
         rows[name] = lambda *window, network=generator: generated(network, *window)
+        if generator.reference == "fitting" and generator.img_size != size:
+            rows[f"{name}, with detail"] = lambda *window, network=generator: detailed(network, *window)
     for smaller in sorted({generator.img_size for generator in generators.values()} - {size}):
         name = f"truth through {smaller[0]}x{smaller[1]}"
         rows[name] = lambda *window, smaller=smaller: through(smaller, *window)
@@ -165,6 +176,11 @@ def _resized(faces: Tensor, size: Size) -> Tensor:
     if pictures.shape[1:3] != size:
         way = cv2.INTER_CUBIC if size[0] * size[1] > pictures.shape[1] * pictures.shape[2] else cv2.INTER_AREA
         pictures = np.stack([cv2.resize(picture, size[::-1], interpolation=way) for picture in pictures])
+    return _faces(pictures)
+
+
+def _faces(pictures: np.ndarray) -> Tensor:
+    """(T, h, w, 3) uint8 -> (1, 3, T, h, w) in [0, 1]."""
     return torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float() / 255
 
 

@@ -13,7 +13,7 @@ import torch
 
 import audio
 import crops
-from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
+from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, as_input
 from mouths import (
     alignment,
@@ -156,7 +156,7 @@ class HeardShapes:
     """How open and how wide mouths are at what is heard."""
 
     def __init__(self) -> None:
-        self._networks = load_heard_opening(), load_heard_width()
+        self._network = load_heard_shape()
 
     @torch.inference_mode()
     def __call__(self, mel: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -169,5 +169,5 @@ class HeardShapes:
         heard = []
         for part in parts:
             windows = torch.from_numpy(audio.mel_windows_at(mel, part, CONTEXT))[:, None]
-            heard.append(torch.stack([network.rank(windows) for network in self._networks], dim=1))
+            heard.append(self._network.rank(windows))
         return torch.cat(heard).numpy()

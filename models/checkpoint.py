@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
-from models.opening import MouthOpening, MouthShape, SpeechOpening, SpeechWidth
+from models.opening import MouthOpening, MouthShape, SpeechShape
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
 from whole import written_whole
@@ -28,8 +28,7 @@ CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small_gan.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
-HEARD_OPENING = CHECKPOINTS / "speech_opening.pth"
-HEARD_WIDTH = CHECKPOINTS / "speech_width.pth"
+HEARD_SHAPE = CHECKPOINTS / "speech_shape.pth"
 MOUTH_SHAPE = CHECKPOINTS / "mouth_shape.pth"
 
 REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`
@@ -176,14 +175,9 @@ def load_mouth_shape(path: str | Path = MOUTH_SHAPE) -> MouthShape:
     return load_network(MouthShape, path).requires_grad_(False)
 
 
-def load_heard_opening(path: str | Path = HEARD_OPENING) -> SpeechOpening:
-    """The network that hears how far mouths are open, frozen, in eval mode. Raises InputError."""
-    return load_network(SpeechOpening, path).requires_grad_(False)
-
-
-def load_heard_width(path: str | Path = HEARD_WIDTH) -> SpeechWidth:
-    """The network that hears how wide mouths are drawn, frozen, in eval mode. Raises InputError."""
-    return load_network(SpeechWidth, path).requires_grad_(False)
+def load_heard_shape(path: str | Path = HEARD_SHAPE) -> SpeechShape:
+    """The network that hears how far mouths are open and how wide they are, frozen, in eval mode. Raises InputError."""
+    return load_network(SpeechShape, path).requires_grad_(False)
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entries: Any) -> None:

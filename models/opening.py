@@ -23,7 +23,9 @@ VIEWS = ((0.0, 0.0, 1.0), (0.06, 0.0, 1.0), (-0.06, 0.08, 1.0), (0.0, -0.08, 1.0
 # inner lips half way between the middle and these, above and below.
 LIP_POINTS = (61, 291, 13, 14, 17, 78, 308, 81, 311, 178, 402)
 MIRRORED = (1, 0, 2, 3, 4, 6, 5, 8, 7, 10, 9)  # `LIP_POINTS` in a mirror
-LISTENERS = 3  # that hear alike but for what each has learnt by heart: their mean is better than any
+LISTENERS = 5  # that hear alike but for what each has learnt by heart: their mean is better than any
+NEIGHBOURS = 3  # frames of 40 ms before and after the one that is heard, of which listeners have to know, too
+AT_REST = (0.0, 0.5)  # ranks of opening and width in silence
 HEARING_PLAN = ((48, 1), (48, 2), (48, 1), (96, 2), (96, 1), (96, 2), (96, 1))
 PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
 
@@ -110,62 +112,58 @@ class MouthShape(nn.Module):
         return ((points + 1) / 2).mean(0).numpy(), float(logits.mean())
 
 
-class SpeechOpening(nn.Module):
-    """How far mouths open above their speaker's mean while something is said.
+class SpeechShape(nn.Module):
+    """How far mouths open and how wide they are drawn, above their speaker's means, while something is said.
 
-    Much of an opening cannot be heard: what comes out is the mean of what mouths do at such a sound, which varies less
-    than a mouth does. `rank` makes up for that. It is the mean of some networks of different beginnings.
+    Lips are rounded for some sounds and spread for others. Much of what a mouth does cannot be heard: what comes out is
+    the mean of what mouths do at such a sound, which varies less than a mouth does. `rank` makes up for that. It is the
+    mean of some networks of different beginnings.
 
     Args:
         img_size: not used; a checkpoint has it.
         width: factor on every channel count.
-
-    Attributes:
-        at_rest: the rank of silence.
     """
-
-    at_rest = 0.0
 
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
         super().__init__()
         self.img_size, self.width = tuple(img_size), width
         self.listeners = nn.ModuleList(_listener(width) for _ in range(LISTENERS))
-        self.register_buffer("std", torch.tensor(1.0))  # of the openings around their clips' means that it learnt from
-        self.register_buffer("spread", torch.tensor(1.0))  # standard deviation of `standardised` over speech
+        self.register_buffer("std", torch.ones(2))  # of what it learnt from, around the means of clips
+        self.register_buffer("spread", torch.ones(2))  # standard deviation of `standardised` over speech
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Mel windows (N, 1, 80, 48) in [-4, 4] -> openings (N,) in eye distances.
+        """Mel windows (N, 1, 80, 48) in [-4, 4] -> (N, 2): openings in eye distances, and widths of mouths in those of
+        the face's crop.
 
         They end with what a generator hears that starts a frame (40 ms) before; see `audio.mel_windows_at`.
         """
         return self.std * self.standardised(mel)
 
     def standardised(self, mel: Tensor) -> Tensor:
-        """The same in standard deviations of openings around their clips' means.
+        """The same (N, 2) in standard deviations around the means of clips."""
+        return self.around(mel)[:, :, NEIGHBOURS]
+
+    def around(self, mel: Tensor) -> Tensor:
+        """The same of the frames about it, too: (N, 2, 2 x `NEIGHBOURS` + 1). Who has to know how mouths move on hears
+        better how they are.
 
         In training, each of the listeners hears its own share of the windows alone, so that they learn apart.
         """
         mel = mel[:, 0].float() / 4
         if self.training:
             shares = mel.unflatten(0, (LISTENERS, -1))
-            return torch.cat([listener(share) for listener, share in zip(self.listeners, shares, strict=True)])[:, 0]
-        return torch.cat([listener(mel) for listener in self.listeners], dim=1).mean(1)
+            said = torch.cat([listener(share) for listener, share in zip(self.listeners, shares, strict=True)])
+        else:
+            said = torch.stack([listener(mel) for listener in self.listeners]).mean(0)
+        return said.unflatten(1, (2, -1))
 
     def rank(self, mel: Tensor) -> Tensor:
-        """The share of all speech that sounds more closed, in [0, 1]: (N,). Silence closes the mouth."""
-        loudness = mel[:, 0, :, CONTEXT:].amax(1).mean(1)  # of the loudest band
+        """The shares of all speech that sounds more closed, and narrower, in [0, 1]: (N, 2). Silence closes the mouth,
+        and leaves it as wide as ever."""
+        loudness = mel[:, 0, :, CONTEXT:].amax(1).mean(1, keepdim=True)  # of the loudest band
         spoken = ((loudness - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)
-        said = torch.special.ndtr(self.standardised(mel) / self.spread)
-        return self.at_rest + spoken * (said - self.at_rest)
-
-
-class SpeechWidth(SpeechOpening):
-    """How much wider than their speaker's mean mouths are drawn while something is said, in widths of the face's crop.
-
-    Lips are rounded for some sounds and spread for others. In silence they are neither.
-    """
-
-    at_rest = 0.5
+        at_rest = torch.tensor(AT_REST, device=mel.device)
+        return at_rest + spoken * (torch.special.ndtr(self.standardised(mel) / self.spread) - at_rest)
 
 
 def as_input(faces: np.ndarray) -> Tensor:
@@ -174,9 +172,9 @@ def as_input(faces: np.ndarray) -> Tensor:
 
 
 def _listener(width: float) -> nn.Sequential:
-    """Mel windows (N, 80, 48) -> (N, 1)."""
+    """Mel windows (N, 80, 48) -> (N, 2 x (2 x `NEIGHBOURS` + 1))."""
     layers, features = _convolutions(HEARING_PLAN, width, 80, (MEL_FRAMES,), nn.Dropout1d(0.1))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.4), nn.Linear(features, 1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.4), nn.Linear(features, 2 * (2 * NEIGHBOURS + 1)))
 
 
 def _convolutions(

@@ -73,6 +73,15 @@ def test_generators_see_the_references_that_they_ask_for(windows):
     assert figures["own"]["psnr"] != pytest.approx(figures["fitting"]["psnr"])
 
 
+def test_small_faces_get_the_detail_of_fitting_references(windows):
+    kinds = {kind: Copying((96, 96), kind) for kind in ("own", "fitting")}
+    figures, _ = enlarged.compare(windows, kinds, LARGE)
+    assert "own, with detail" not in figures
+    detailed, copied = figures["fitting, with detail"], figures["fitting reference, copied"]
+    assert detailed == pytest.approx(copied, rel=0.02)
+    assert detailed["sharpness"] > 3 * figures["fitting"]["sharpness"]
+
+
 def test_generator_of_another_aspect_is_refused(windows):
     with pytest.raises(InputError, match="tall sees faces of 288x192, not of the aspect of 192x192"):
         enlarged.compare(windows, {"tall": Wav2Lip((288, 192), width=0.125)}, LARGE)

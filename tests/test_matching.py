@@ -8,7 +8,7 @@ from test_training import SMALL
 from errors import InputError
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip
-from models.checkpoint import load_generator, load_heard_opening, save_checkpoint
+from models.checkpoint import load_generator, load_heard_shape, save_checkpoint
 from models.opening import CONTEXT
 from training import hearing, losses, matching
 from training.clips import open_clips
@@ -42,7 +42,7 @@ def matches(clips, seed=3):
 
 def test_speech_fits_the_mouth_and_never_the_reference_alone(clips):
     found = matches(clips)
-    hear = load_heard_opening()
+    hear = load_heard_shape()
     closed, opened = [], []
     for draw in range(20):
         targets, references, mels = found.sample(0, np.random.default_rng(draw))

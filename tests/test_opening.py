@@ -7,7 +7,7 @@ from toy import make_data_set
 
 from errors import InputError
 from hparams import hparams
-from models.checkpoint import load_heard_opening, load_network, load_seen_opening
+from models.checkpoint import load_heard_shape, load_network, load_seen_opening
 from models.opening import CONTEXT, MouthOpening
 from training import landmarks, opening
 from training.clips import open_clips
@@ -22,9 +22,9 @@ def test_seen_opening_takes_any_size_and_no_light():
 
 
 def test_shipped_networks_load():
-    seen, heard = load_seen_opening(), load_heard_opening()
+    seen, heard = load_seen_opening(), load_heard_shape()
     assert not seen.training and not any(weight.requires_grad for weight in (*seen.parameters(), *heard.parameters()))
-    assert 0.005 < float(heard.std) < float(seen.std) < 0.05
+    assert 0.005 < float(heard.std[0]) < float(seen.std) < 0.05
 
 
 def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
@@ -34,9 +34,10 @@ def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
     mel = load_mel(shared / "clips/speech_two.wav")
     mel[:, 120:200] = -4
     windows = torch.from_numpy(mel_windows_at(mel, np.arange(0, mel.shape[1], 16), CONTEXT))[:, None]
-    hear = load_heard_opening()
-    openings, ranks = hear(windows), hear.rank(windows)
-    assert openings[11] < openings.median() and ranks[11] == 0 < ranks.median()
+    hear = load_heard_shape()
+    shapes, ranks = hear(windows), hear.rank(windows)
+    assert shapes.shape == ranks.shape == (len(windows), 2)
+    assert shapes[11, 0] < shapes[:, 0].median() and ranks[11].tolist() == [0, 0.5] and ranks[:, 0].median() > 0
 
 
 def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
@@ -52,7 +53,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
         np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
     for more in (
-        ["--only", "mouth_opening", "speech_opening", "speech_width"],
+        ["--only", "mouth_opening", "speech_shape"],
         ["--only", "mouth_shape", "--steps", "40"],
     ):
         monkeypatch.setattr("sys.argv", [*map(str, words), *more])
@@ -69,6 +70,21 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     paths.openings.write_bytes(b"no array")
     with pytest.raises(InputError, match="damaged.*again"):
         opening.main()
+
+
+def test_other_throats_move_bands_and_noise_fills_silence():
+    torch.manual_seed(0)
+    mel = torch.full((64, 1, 80, 48), -4.0)
+    mel[:, :, 30:34] = 3
+    moved = opening.of_other_throats(mel)[:, 0, :, 0].argmax(1)
+    assert 27 <= moved.min() < 29 and 33 < moved.max() <= 37  # 12 % of band 30 and more
+    assert opening.of_other_throats(mel).shape == mel.shape
+    heard = opening.in_noise(mel)
+    silent = heard[:, 0, 50:].mean((1, 2))
+    assert 0.3 < (silent > -3.2).float().mean() < 0.7  # noise in half of them, some of it faint
+    assert (heard[:, 0, 31:33].mean((1, 2)) > 2).all() and heard.min() >= -4 and heard.max() <= 4
+    shown, known = opening.in_other_voice(mel, torch.ones(64, 2, 7))
+    assert shown.shape == mel.shape and (known == 1).all()
 
 
 def dark(face: np.ndarray) -> float:

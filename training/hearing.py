@@ -3,7 +3,7 @@
     python -m training.hearing --data_root packed --generator runs/generator/checkpoint_best.pth --outfile hearing.pth
 
 The audio encoder is a tenth of the generator's work: what would take many thousand steps of whole faces to come
-through is learnt in minutes from mel windows alone (`models.opening.SpeechOpening` is the teacher). Every fourth
+through is learnt in minutes from mel windows alone (`models.opening.SpeechShape` is the teacher). Every fourth
 channel of the embedding comes to mean "open", every other fourth "closed". The decoder must learn to read that:
 go on with `matched_share` and `decoder_only` (`hparams.py`).
 """
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from models.checkpoint import load_generator, load_heard_opening, save_checkpoint
+from models.checkpoint import load_generator, load_heard_shape, save_checkpoint
 from models.opening import CONTEXT
 from training.augment import MAX_MEL_GAIN
 from training.clips import FILELISTS
@@ -58,7 +58,7 @@ def main() -> None:
         raise InputError("--steps takes a number from 2")
     torch.manual_seed(args.seed)
     hp = hparams.override(f"cache_gb=0,fps={data_fps(args.data_root, 'train')}")
-    generator, teacher = load_generator(args.generator), load_heard_opening()
+    generator, teacher = load_generator(args.generator), load_heard_shape()
     encoder = generator.audio_encoder.requires_grad_(True)
     speech, unseen = (mel_windows(args.data_root, split, args.filelists, hp) for split in ("train", "val"))
     with torch.inference_mode():
@@ -67,14 +67,14 @@ def main() -> None:
     def loss() -> Tensor:
         mel = speech[torch.randint(len(speech), (BATCH,))]
         with torch.no_grad():
-            wanted = FACTOR * teacher.standardised(mel)
+            wanted = FACTOR * teacher.standardised(mel)[:, 0]
         gain = MAX_MEL_GAIN * (2 * torch.rand(len(mel), 1, 1, 1) - 1)
         return F.mse_loss(openness(encoder((mel[..., CONTEXT:] + gain).clamp(-4, 4)), scale), wanted)
 
     descend(encoder, args.steps, RATE, WEIGHT_DECAY, loss)
     with torch.inference_mode():
         said = torch.cat([openness(encoder(part[..., CONTEXT:]), scale) for part in unseen.split(512)])
-        expected = torch.cat([teacher(part) for part in unseen.split(512)])
+        expected = torch.cat([teacher(part)[:, 0] for part in unseen.split(512)])
     print(f"{args.outfile}: correlation with the teacher {correlation(said, expected):.3f} on unseen speakers")
     save_checkpoint(args.outfile, generator)
 

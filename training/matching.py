@@ -12,7 +12,7 @@ import torch
 
 from errors import InputError
 from hparams import HParams
-from models.checkpoint import load_heard_opening, load_heard_width, load_mouth_shape, load_seen_opening
+from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening, as_input
 from mouths import WIDTHS, gap_at, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
@@ -75,7 +75,7 @@ class FittingReferences:
     def __init__(self, clips: list[Clip], fps: float, img_size: tuple[int, int], distance: int, heard: bool):
         self.clips, self.fps, self.img_size, self.distance = clips, fps, img_size, distance
         self._shape = load_mouth_shape()
-        self._hear = (load_heard_opening(), load_heard_width()) if heard else None
+        self._hear = load_heard_shape() if heard else None
 
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The references of faces (n, H, W, 3) at places (n,) of a clip."""
@@ -103,7 +103,7 @@ class FittingReferences:
             return (wanted[:, 3, 1] - wanted[:, 2, 1]) * self.img_size[0], np.divide(*widths)
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
         windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
-        openings, widths = (hear.rank(torch.from_numpy(windows)[:, None]).tolist() for hear in self._hear)
+        openings, widths = self._hear.rank(torch.from_numpy(windows)[:, None]).T.tolist()
         gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
         return np.array(gaps), np.array([widening_at(rank) for rank in widths])
 
@@ -127,14 +127,14 @@ class Matches:
     @torch.inference_mode()
     def _pool(self, starts: list[np.ndarray], fps: float, rng: np.random.Generator) -> np.ndarray:
         """Mel windows (n, 80, 16) of anywhere, from those that sound most closed to those that sound most open."""
-        hear = load_heard_opening()
+        hear = load_heard_shape()
         count = min(POOL, sum(map(len, starts)))
         chosen = np.sort(rng.integers(len(starts), size=count))
         windows = np.concatenate([
             self.clips[clip].mel_windows(rng.choice(starts[clip], times) - 1, fps, CONTEXT)
             for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True)
         ])  # fmt: skip
-        opening = torch.cat([hear(part[:, None]) for part in torch.from_numpy(windows).split(BATCH)])
+        opening = torch.cat([hear(part[:, None])[:, 0] for part in torch.from_numpy(windows).split(BATCH)])
         return windows[opening.argsort(stable=True).numpy(), :, CONTEXT:]
 
     def sample(self, clip: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -1,5 +1,5 @@
-"""Train the four small networks of `models.opening`: how far a mouth is open, seen and heard, how wide it sounds, and
-where lips are.
+"""Train the three small networks of `models.opening`: how far a mouth is open, where lips are, and how open and how
+wide speech sounds.
 
     python -m training.opening --data_root packed --target_dir runs/opening
 
@@ -9,6 +9,7 @@ They learn from a landmark model's judgement: `training.landmarks` comes first. 
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ from tqdm import tqdm
 import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from models.checkpoint import HEARD_OPENING, HEARD_WIDTH, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
-from models.opening import CONTEXT, LISTENERS, MIRRORED, MouthOpening, MouthShape, SpeechOpening, SpeechWidth
+from models.checkpoint import HEARD_SHAPE, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
+from models.opening import CONTEXT, LISTENERS, MIRRORED, NEIGHBOURS, MouthOpening, MouthShape, SpeechShape
 from training.augment import JITTER_DRAWS, jitter, moves_of
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
@@ -35,6 +36,11 @@ MIN_KNOWN = 0.7  # of a clip's crops, for it to teach hearing
 SILENT_BANDS = 10
 SILENT_FRAMES = 4
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
+MAX_THROAT = 0.12  # by which bands move, as a share of their number
+MAX_TONE = 0.25  # standard deviation of changes of tone, of the mel's [-4, 4]
+NOISE = (-4.5, -0.5)  # how loud noise is, in the mel's [-4, 4]
+ENERGY = 2.5 * math.log(10) / 2  # the logarithm of energy that a step of the mel is: 12.5 dB
+CLOSENESS = (0.15, 0.3, 0.5, 1, 0.5, 0.3, 0.15)  # weights of the frames about the one that is heard
 PIXELS = 96  # a side of the face in which errors of points count
 MAX_POSE = (17.0, 0.2, 0.12)  # rotation in degrees, scale and shift of faces whose lips are sought, see `moves_of`
 MAX_SQUEEZE = 0.35  # how much narrower, as a share
@@ -95,19 +101,24 @@ def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
     return Labelled(torch.from_numpy(faces).permute(0, 3, 1, 2)[known], values[known], clip[known])
 
 
-def heard(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
-    """Mel windows (n, 1, 80, 48), see `SpeechOpening`, and the values of their frames above their clips' means."""
+def heard(clips: list[Clip], labels: Labels, hp: HParams) -> Labelled:
+    """Mel windows (n, 1, 80, 48), see `SpeechShape`, and openings and widths above their clips' means, of their frames
+    and of the `NEIGHBOURS` before and after: (n, 2, 2 x `NEIGHBOURS` + 1)."""
     shown, above, of = [], [], []
     ends = np.cumsum([len(clip.numbers) for clip in clips])
+    values = np.stack((labels.openings, labels.widths), axis=1)
+    offsets = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     for index, (clip, raw) in enumerate(zip(clips, np.split(values, ends[:-1]), strict=True)):
-        known = ~np.isnan(raw)
+        known = ~np.isnan(raw).any(1)
         if known.mean() < MIN_KNOWN:
             continue
-        smooth = gaussian_filter1d(np.interp(clip.numbers, clip.numbers[known], raw[known]), SMOOTHING)
+        whole = np.stack([np.interp(clip.numbers, clip.numbers[known], each[known]) for each in raw.T], axis=1)
+        smooth = gaussian_filter1d(whole, SMOOTHING, axis=0)
+        around = np.clip(np.arange(len(smooth))[:, None] + offsets, 0, len(smooth) - 1)
         starts = audio.mel_starts(np.maximum(clip.numbers - 1, 0), hp.fps)
         fits = (clip.numbers > 0) & (starts + audio.MEL_STEP_SIZE <= len(clip.mel))
         shown.append(clip.mel_windows(clip.numbers[fits] - 1, hp.fps, CONTEXT)[:, None])
-        above.append((smooth - smooth.mean())[fits])
+        above.append((smooth - smooth.mean(0))[around][fits].transpose(0, 2, 1))
         of.append(np.full(fits.sum(), index))
     parts = (np.concatenate(part) for part in (shown, above, of))
     return Labelled(*(torch.from_numpy(part).float() for part in parts))
@@ -218,16 +229,43 @@ def in_other_light(faces: Tensor) -> Tensor:
     return torch.where(kind < 0.25, blurred, torch.where(kind < 0.5, noisy, faces))
 
 
-def in_other_voice(mel: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
-    """Mel windows (B, 1, 80, T) louder or softer; in half of the batches some bands are silent, in half a moment."""
-    mel = mel + 0.3 * torch.randn(len(mel), 1, 1, 1, device=mel.device)
+def in_other_voice(mel: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mel windows (B, 1, 80, T) of longer and shorter throats, louder or softer, of other tone, half of them in noise;
+    in half of the batches some bands are silent, in half a moment."""
+    mel = in_noise(of_other_throats(mel) + 0.3 * torch.randn(len(mel), 1, 1, 1, device=mel.device))
     if torch.rand(()) < 0.5:
         first = int(torch.randint(mel.shape[2] - SILENT_BANDS, ()))
         mel[:, :, first : first + SILENT_BANDS] = -4
     if torch.rand(()) < 0.5:
         first = int(torch.randint(mel.shape[3] - SILENT_FRAMES, ()))
         mel[..., first : first + SILENT_FRAMES] = -4
-    return mel, opening
+    return mel, known
+
+
+def of_other_throats(mel: Tensor) -> Tensor:
+    """Mel windows (B, 1, 80, T) with bands moved up or down: vocal tract length perturbation (Jaitly and Hinton,
+    2013)."""
+    batch, _, bands, frames = mel.shape
+    factor = 1 + MAX_THROAT * (2 * torch.rand(batch, 1, device=mel.device) - 1)
+    place = (torch.arange(bands, device=mel.device) * factor).clamp(0, bands - 1.001)
+    low = place.long()
+    below, above = (mel[:, 0].gather(1, at[:, :, None].expand(-1, -1, frames)) for at in (low, low + 1))
+    return (below + (place - low)[:, :, None] * (above - below))[:, None]
+
+
+def in_noise(mel: Tensor) -> Tensor:
+    """Mel windows (B, 1, 80, T) of other tone, in half of them with steady noise of any colour; within [-4, 4]."""
+    batch, _, bands, _ = mel.shape
+
+    def colour(knots: int, strength: float) -> Tensor:
+        drawn = strength * torch.randn(batch, 1, knots, device=mel.device)
+        return F.interpolate(drawn, bands, mode="linear", align_corners=True)[:, :, :, None]
+
+    mel = mel + colour(8, MAX_TONE)
+    loudness = torch.empty(batch, 1, 1, 1, device=mel.device).uniform_(*NOISE)
+    noise = loudness + colour(6, 0.5) + 0.15 * torch.randn_like(mel)
+    mixed = torch.logaddexp(mel * ENERGY, noise * ENERGY) / ENERGY
+    return torch.where(torch.rand(batch, 1, 1, 1, device=mel.device) < 0.5, mixed, mel).clamp(-4, 4)
 
 
 @torch.inference_mode()
@@ -237,20 +275,20 @@ def judged(network: nn.Module, data: Labelled, scale: float) -> Tensor:
     return torch.cat([network(part.to(device).float() / scale).cpu() for part in data.shown.split(512)])
 
 
-def figures_of(said: Tensor, data: Labelled, smoothing: float) -> dict[str, float]:
-    """Correlation with the landmark model's openings: of all, and the mean of the clips that have 10 or more.
+def figures_of(said: Tensor, known: Tensor, clips: Tensor, smoothing: float) -> dict[str, float]:
+    """Correlation with the landmark model's values: of all, and the mean of the clips that have 10 or more.
 
-    Openings of a clip are smoothed over `smoothing` frames first.
+    Values of a clip are smoothed over `smoothing` frames first.
     """
     within = []
-    for clip in data.clip.unique():
-        of = data.clip == clip
+    for clip in clips.unique():
+        of = clips == clip
         if of.sum() >= 10:
-            a, b = (values[of].numpy() for values in (said, data.known))
+            a, b = (values[of].numpy() for values in (said, known))
             if smoothing:
                 a, b = (gaussian_filter1d(values, smoothing) for values in (a, b))
             within.append(correlation(torch.from_numpy(a), torch.from_numpy(b)))
-    return {"correlation": correlation(said, data.known), "within_clips": float(np.mean(within))}
+    return {"correlation": correlation(said, known), "within_clips": float(np.mean(within))}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -285,7 +323,7 @@ def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, p
     network.mean.fill_(train.known.mean())
     network.std.fill_(train.known.std())
     learn(network.standardised, train.shown, train.standardised, plan, seed, network)
-    return figures_of(judged(network, val, 255), val, 0)
+    return figures_of(judged(network, val, 255), val.known, val.clip, 0)
 
 
 def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
@@ -307,36 +345,54 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
     return shape_figures(network, val, seed)
 
 
-def teach_hearing(network: SpeechOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
-    network.std.fill_(train.known.std())
-    learn(network.standardised, train.shown, train.standardised, plan, seed, network)
+def teach_hearing(network: SpeechShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+    device = network.std.device
+    network.std.copy_(train.known[:, :, NEIGHBOURS].std(0))
+    weights = torch.tensor(CLOSENESS, device=device)
+    draw = torch.Generator().manual_seed(seed)
+
+    def loss() -> Tensor:
+        chosen = torch.randint(len(train.known), (plan.batch,), generator=draw)
+        mel, known = plan.varied(train.shown[chosen].to(device), train.known[chosen].to(device))
+        wanted = known / network.std[:, None]
+        return (weights * F.smooth_l1_loss(network.around(mel), wanted, reduction="none")).mean()
+
+    descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
     said = judged(network, val, 1)
-    network.spread.fill_(said.std() / network.std.cpu())  # over the unseen: it says more of what it has learnt by heart
-    return figures_of(said, val, 1)
+    network.spread.copy_(
+        said.std(0) / network.std.cpu()
+    )  # over the unseen: it says more of what it has learnt by heart
+    found = (figures_of(said[:, at], val.known[:, at, NEIGHBOURS], val.clip, 1) for at in range(2))
+    return {
+        f"{what}_{name}": value
+        for what, figures in zip(("opening", "width"), found, strict=True)
+        for name, value in figures.items()
+    }
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network learns from: how it is taught and which labels it is shown as what."""
+    """What a network learns from: what it is shown, and how it is taught."""
 
     kind: type[nn.Module]
     file: Path
-    label: str  # of `Labels`
-    read: Callable[[list[Clip], np.ndarray, HParams], Labelled]
+    read: Callable[[list[Clip], Labels, HParams], Labelled]
     teach: Callable[[nn.Module, Labelled, Labelled, Plan, int], dict[str, float]]
     plan: Plan
 
 
-HEARING = Plan(2500, 256 * LISTENERS, 2e-3, 0.2, in_other_voice)
 LESSONS = {
     "mouth_opening": Lesson(
-        MouthOpening, SEEN_OPENING, "openings", seen, teach_mouth_opening, Plan(1800, 128, 3e-3, 0.02, moved_a_little)
+        MouthOpening, SEEN_OPENING, lambda clips, labels, hp: seen(clips, labels.openings, hp), teach_mouth_opening,
+        Plan(1800, 128, 3e-3, 0.02, moved_a_little),
     ),
     "mouth_shape": Lesson(
-        MouthShape, MOUTH_SHAPE, "lips", seen, teach_mouth_shape, Plan(2600, 64, 2e-3, 0.02, moved_with_points)
+        MouthShape, MOUTH_SHAPE, lambda clips, labels, hp: seen(clips, labels.lips, hp), teach_mouth_shape,
+        Plan(2600, 64, 2e-3, 0.02, moved_with_points),
     ),
-    "speech_opening": Lesson(SpeechOpening, HEARD_OPENING, "openings", heard, teach_hearing, HEARING),
-    "speech_width": Lesson(SpeechWidth, HEARD_WIDTH, "widths", heard, teach_hearing, HEARING),
+    "speech_shape": Lesson(
+        SpeechShape, HEARD_SHAPE, heard, teach_hearing, Plan(2500, 192 * LISTENERS, 2e-3, 0.2, in_other_voice),
+    ),
 }  # fmt: skip
 
 
@@ -347,7 +403,7 @@ def main() -> None:
     files = ", ".join(lesson.file.name for lesson in LESSONS.values())
     parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 2500, 2500)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 2500)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -358,7 +414,7 @@ def main() -> None:
     splits = [read_labels(args.data_root, split, args.filelists, hp) for split in ("train", "val")]
     for name in args.only:
         lesson = LESSONS[name]
-        train, val = (lesson.read(clips, getattr(labels, lesson.label), hp) for clips, labels in splits)
+        train, val = (lesson.read(clips, labels, hp) for clips, labels in splits)
         torch.manual_seed(args.seed)
         network = lesson.kind().to(device)
         plan = lesson.plan if args.steps is None else dataclasses.replace(lesson.plan, steps=args.steps)
