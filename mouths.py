@@ -1,6 +1,6 @@
 """Mouths of pictures of faces: opened, closed, rounded, and put on another picture of the face in its pose."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,11 +22,20 @@ WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
 TONGUE = 0.6  # how much brighter it is at the lower lip, as a share
+LOWER_LIP = [3, 9, 10]  # inner ones of `models.opening.LIP_POINTS`
 COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
 LOOKED_THROUGH = 0.8  # of the lower lip's thickness, for the edge of the teeth
 MIN_REDNESS = 0.04  # by which lips are redder than teeth, as a share of all light
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
+
+
+def at_least_open(lips: np.ndarray, gap: float) -> np.ndarray:
+    """Lips (11, 2), see `LIP_POINTS`, whose lower one is low enough for a gap between them, as a share of the face's
+    height."""
+    lips = lips.copy()
+    lips[LOWER_LIP, 1] += max(0.0, lips[2, 1] + gap - lips[3, 1])
+    return lips
 
 
 def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
@@ -56,7 +65,7 @@ def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
     line = mouth.left[1] + mouth.slope * (mouth.middle + across * mouth.half - mouth.left[0])
     sag = _fitted(across, np.array(edges) - line)
     found = lips.copy()
-    for point in (3, 9, 10):
+    for point in LOWER_LIP:
         at = float(np.clip((lips[point, 0] * width - mouth.middle) / mouth.half, -1, 1))
         found[point, 1] = max(lips[point, 1], mouth.row(sag, at) / height)
     return found
@@ -67,8 +76,8 @@ def gap_at(rank: float, width: int) -> float:
     return gap_of(float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS)), width)
 
 
-def gap_of(opening: float, width: int) -> float:
-    """An opening in eye distances, in pixels of a face `width` wide."""
+def gap_of(opening: Any, width: int) -> Any:
+    """An opening in eye distances, or several (n,), in pixels of a face `width` wide."""
     return opening * EYE_DISTANCE * width
 
 

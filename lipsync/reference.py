@@ -17,6 +17,7 @@ from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_open
 from models.opening import CONTEXT, as_input
 from mouths import (
     alignment,
+    at_least_open,
     gap_at,
     gap_of,
     points_moved_by,
@@ -35,7 +36,6 @@ OPENED = 1.15  # how much farther open than wanted a mouth is shown: generators 
 OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
 COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
-LOWER_LIP = [3, 9, 10]  # inner ones of `LIP_POINTS`
 HEARD_AT_ONCE = 1024  # mel windows
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
@@ -133,9 +133,8 @@ class ClosedMouths:
 
     def _looked_at(self, face: np.ndarray, crop: np.ndarray, opening: float, pose: np.ndarray) -> Kept:
         lips, visible = self._shape.closely(face)
-        own = gap_of(opening, self.img_size[1]) / self.img_size[0]
-        lips[LOWER_LIP, 1] += max(0.0, lips[2, 1] + own - lips[3, 1])  # the judge of openings knows better: teeth
-        crop = bounded(crop)  # stay whole
+        lips = at_least_open(lips, gap_of(opening, self.img_size[1]) / self.img_size[0])  # whose judge knows better
+        crop = bounded(crop)
         return Kept(opening, pose, crop, with_whole_teeth(crop, lips), visible)
 
 

@@ -23,7 +23,7 @@ VIEWS = ((0.0, 0.0, 1.0), (0.06, 0.0, 1.0), (-0.06, 0.08, 1.0), (0.0, -0.08, 1.0
 # inner lips half way between the middle and these, above and below.
 LIP_POINTS = (61, 291, 13, 14, 17, 78, 308, 81, 311, 178, 402)
 MIRRORED = (1, 0, 2, 3, 4, 6, 5, 8, 7, 10, 9)  # `LIP_POINTS` in a mirror
-LISTENERS = 5  # that hear alike but for what each has learnt by heart: their mean is better than any
+LISTENERS = 8  # that hear alike but for what each has learnt by heart: their mean is better than any
 NEIGHBOURS = 3  # frames of 40 ms before and after the one that is heard, of which listeners have to know, too
 AT_REST = (0.0, 0.5)  # ranks of opening and width in silence
 HEARING_PLAN = ((48, 1), (48, 2), (48, 1), (96, 2), (96, 1), (96, 2), (96, 1))

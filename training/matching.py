@@ -14,7 +14,7 @@ from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
 from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening, as_input
-from mouths import WIDTHS, gap_at, pose_distances, pose_of, put_on, widening_at, with_gap
+from mouths import WIDTHS, at_least_open, gap_at, gap_of, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
@@ -74,7 +74,7 @@ class FittingReferences:
 
     def __init__(self, clips: list[Clip], fps: float, img_size: tuple[int, int], distance: int, heard: bool):
         self.clips, self.fps, self.img_size, self.distance = clips, fps, img_size, distance
-        self._shape = load_mouth_shape()
+        self._shape, self._seen = load_mouth_shape(), load_seen_opening()
         self._hear = load_heard_shape() if heard else None
 
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -83,11 +83,18 @@ class FittingReferences:
             put_on(self.clips[clip].face(self._other(clip, place, rng), self.img_size), target)
             for target, place in zip(targets, places, strict=True)
         ])  # fmt: skip
-        lips = self._shape.lips_of(others)
+        height, width = self.img_size
+        own = gap_of(self._openings(others), width) / height
+        lips = np.stack([at_least_open(*each) for each in zip(self._shape.lips_of(others), own, strict=True)])
         gaps, widenings = self._wanted(clip, targets, places, lips)
-        gaps = (gaps + rng.normal(0, MISS * self.img_size[0], len(places))).clip(0)
+        gaps = (gaps + rng.normal(0, MISS * height, len(places))).clip(0)
         widenings = (widenings + rng.normal(0, WIDTH_MISS, len(places))).clip(WIDTHS[0], WIDTHS[-1])
         return np.stack([with_gap(*each) for each in zip(others, lips, gaps, widenings, strict=True)])
+
+    @torch.inference_mode()
+    def _openings(self, faces: np.ndarray) -> np.ndarray:
+        """(n,) in eye distances of faces (n, H, W, 3) uint8 BGR."""
+        return self._seen(as_input(faces)).numpy()
 
     def _other(self, clip: int, place: int, rng: np.random.Generator) -> int:
         count = len(self.clips[clip].numbers)
@@ -100,7 +107,7 @@ class FittingReferences:
         if self._hear is None:
             wanted = self._shape.lips_of(targets)
             widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
-            return (wanted[:, 3, 1] - wanted[:, 2, 1]) * self.img_size[0], np.divide(*widths)
+            return gap_of(self._openings(targets), self.img_size[1]), np.divide(*widths)
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
         windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
         openings, widths = self._hear.rank(torch.from_numpy(windows)[:, None]).T.tolist()

@@ -26,10 +26,10 @@ GENERATOR = (
     "mouth_wt=1,lips_wt=0.03,sync_colours=False,syncnet_threshold=0,warmup_steps=50,"
     "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.99"
 )
-FITTING = "fitting_references=True,matched_share=0.5"
+FITTING = "fitting_references=True,vary_colours=True,matched_share=0.5"
 QUALITY = (
-    "disc_width=0.5,disc_keeps_variance=True,disc_wt=0.05,disc_initial_learning_rate=2e-4,initial_learning_rate=5e-5,"
-    "lips_wt=0,syncnet_wt=0,hq_syncnet_wt_settled=0,decoder_only=True,hold_statistics=True"
+    "disc_width=0.5,disc_keeps_variance=True,disc_wt=0.03,disc_initial_learning_rate=2e-4,initial_learning_rate=1e-4,"
+    "lips_wt=0,syncnet_wt=0,hq_syncnet_wt_settled=0,matched_share=0.1,hold_statistics=True"
 )
 
 
