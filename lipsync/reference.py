@@ -32,7 +32,7 @@ from mouths import (
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
-OPENED = 1.15  # how much farther open than wanted a mouth is shown: generators close mouths a little
+OPENED = 1.4  # how much farther open than wanted a mouth is shown: generators close mouths a little
 OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
 COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
