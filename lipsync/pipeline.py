@@ -235,7 +235,7 @@ def synced(
         return batch
 
     def gathered() -> Iterator[list[Task]]:
-        threads.use_all()
+        threads.limit()  # the networks of references are so small that threads would only wait for one another
         tasks = tasks_of(located, windows, synthesizer.face_size)
         if shapes is not None:
             tasks = with_references(tasks, shapes, synthesizer)
