@@ -32,7 +32,8 @@ from mouths import (
 KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
-OPENED = 1.4  # how much farther open than wanted a mouth is shown: generators close mouths a little
+# How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
+OPENED = 1.4
 OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
 COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
@@ -118,13 +119,11 @@ class ClosedMouths:
         """The kept mouth that is nearest in pose and most closed, if one is near; the one that was used last, unless
         another is much better, since a mouth that changes shows."""
         far = [float(pose_distances(pose, kept.pose[None])[0]) for kept in self._kept]
-        if not far or min(far) > FAR:
+        near = [(kept, distance) for kept, distance in zip(self._kept, far, strict=True) if distance <= FAR]
+        if not near:
             return None
-        costs = [
-            distance + OPEN_COST * kept.fault - LOYALTY * (kept is self._used)
-            for kept, distance in zip(self._kept, far, strict=True)
-        ]
-        self._used = self._kept[int(np.argmin(costs))]
+        costs = [distance + OPEN_COST * kept.fault - LOYALTY * (kept is self._used) for kept, distance in near]
+        self._used = near[int(np.argmin(costs))][0]
         return self._used
 
     @torch.inference_mode()
