@@ -9,7 +9,7 @@ from errors import InputError
 from hparams import hparams
 from models.checkpoint import load_heard_shape, load_network, load_seen_opening
 from models.opening import CONTEXT, MouthOpening
-from training import landmarks, opening
+from training import landmarks, opening, variety
 from training.clips import open_clips
 
 
@@ -53,7 +53,8 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
         np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
     for more in (
-        ["--only", "mouth_opening", "speech_shape"],
+        ["--only", "mouth_opening"],
+        ["--only", "speech_shape", "--steps", "2"],
         ["--only", "mouth_shape", "--steps", "40"],
     ):
         monkeypatch.setattr("sys.argv", [*map(str, words), *more])
@@ -76,14 +77,14 @@ def test_other_throats_move_bands_and_noise_fills_silence():
     torch.manual_seed(0)
     mel = torch.full((64, 1, 80, 48), -4.0)
     mel[:, :, 30:34] = 3
-    moved = opening.of_other_throats(mel)[:, 0, :, 0].argmax(1)
+    moved = variety.of_other_throats(mel)[:, 0, :, 0].argmax(1)
     assert 27 <= moved.min() < 29 and 33 < moved.max() <= 37  # 12 % of band 30 and more
-    assert opening.of_other_throats(mel).shape == mel.shape
-    heard = opening.in_noise(mel)
+    assert variety.of_other_throats(mel).shape == mel.shape
+    heard = variety.in_noise(mel)
     silent = heard[:, 0, 50:].mean((1, 2))
     assert 0.3 < (silent > -3.2).float().mean() < 0.7  # noise in half of them, some of it faint
     assert (heard[:, 0, 31:33].mean((1, 2)) > 2).all() and heard.min() >= -4 and heard.max() <= 4
-    shown, known = opening.in_other_voice(mel, torch.ones(64, 2, 7))
+    shown, known = variety.in_other_voice(mel, torch.ones(64, 2, 7))
     assert shown.shape == mel.shape and (known == 1).all()
 
 
@@ -108,7 +109,7 @@ def test_covered_mouths_are_told_by_how_much_of_them_is_covered():
     points = torch.from_numpy(96 * drawn_lips(drawn_mouth())).expand(64, -1, -1)
     faces = torch.full((64, 3, 96, 96), 0.5)
     faces[1::2] = 0.9  # a neighbour shows wherever a face is covered
-    covered, share = opening.partly_covered(faces, points)
+    covered, share = variety.partly_covered(faces, points)
     changed = (covered != faces).any(1)
     assert (changed.flatten(1).any(1) >= (share > 0)).all() and 0.5 < changed.flatten(1).any(1).float().mean() < 0.8
     x0, y0, x1, y1 = (*points[0].amin(0).int().tolist(), *points[0].amax(0).int().tolist())
@@ -135,11 +136,11 @@ def test_points_move_with_their_pictures():
     for face in range(22):
         x, y = places[face % 11]
         faces[face] = 255 * torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
-    moved, points = opening.moved_with_points(faces, places.expand(22, -1, -1))
+    moved, points = variety.moved_with_points(faces, places.expand(22, -1, -1))
     for face in range(22):
         brightest = int(moved[face].mean(0).flatten().argmax())
         found = torch.tensor([brightest % 96 + 0.5, brightest // 96 + 0.5])
-        own = opening.MIRRORED.index(face % 11)
+        own = variety.MIRRORED.index(face % 11)
         nearest = (points[face, [face % 11, own]] - found).norm(dim=1).min()
         inside = ((points[face] > 3) & (points[face] < 93)).all()
         assert nearest < 2 or not inside
