@@ -55,7 +55,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     for more in (
         ["--only", "mouth_opening"],
         ["--only", "speech_shape", "--steps", "2"],
-        ["--only", "mouth_shape", "--steps", "40"],
+        ["--only", "mouth_shape", "--steps", "20"],
     ):
         monkeypatch.setattr("sys.argv", [*map(str, words), *more])
         opening.main()
