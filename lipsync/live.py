@@ -66,13 +66,11 @@ class LipSyncStream:
         self._frames = [frame for frame, _ in located]
         size = self._generate.face_size
         self._boxes = [box and with_aspect(box, size) for _, box in located]
-        self._faces = [
-            box and self._generate.fit(cut(frame, box)) for frame, box in zip(self._frames, self._boxes, strict=True)
-        ]
+        found = [box and cut(frame, box) for frame, box in zip(self._frames, self._boxes, strict=True)]
+        self._faces = [None if crop is None else self._generate.fit(crop) for crop in found]
         self._hear: HeardShapes | None = None
         if fitting:
             self._hear, mouths = HeardShapes(), ClosedMouths(size)
-            found = [box and cut(frame, box) for frame, box in zip(self._frames, self._boxes, strict=True)]
             for crop in found:
                 if crop is not None:
                     mouths.add(crop)

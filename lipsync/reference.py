@@ -94,7 +94,7 @@ class ClosedMouths:
         opening = self._opening(face)
         if len(self._kept) == KEPT and opening >= self._kept[-1].fault:
             return
-        self._kept.append(self._looked_at(face, crop, opening, pose))
+        self._kept.append(self._looked_at(face, bounded(crop), opening, pose))
         self._kept.sort(key=lambda kept: kept.fault)
         del self._kept[KEPT:]
 
@@ -133,7 +133,6 @@ class ClosedMouths:
     def _looked_at(self, face: np.ndarray, crop: np.ndarray, opening: float, pose: np.ndarray) -> Kept:
         lips, visible = self._shape.closely(face)
         lips = at_least_open(lips, gap_of(opening, self.img_size[1]) / self.img_size[0])  # whose judge knows better
-        crop = bounded(crop)
         return Kept(opening, pose, crop, with_whole_teeth(crop, lips), visible)
 
 

@@ -113,16 +113,20 @@ def heard(clips: list[Clip], labels: Labels, hp: HParams) -> Labelled:
 
 
 def learn(
-    says: Callable[[Tensor], Tensor], shown: Tensor, expected: Tensor, plan: Plan, seed: int, network: nn.Module
+    network: nn.Module,
+    shown: Tensor,
+    known: Tensor,
+    plan: Plan,
+    seed: int,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
-    """Smooth L1 of what a network says of random batches of what is shown, both changed at random by `plan.varied`."""
+    """A loss of random batches of what is shown and of what is known of it, both changed at random by `plan.varied`."""
     draw = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
 
     def loss() -> Tensor:
-        chosen = torch.randint(len(expected), (plan.batch,), generator=draw)
-        changed, wanted = plan.varied(shown[chosen].to(device).float(), expected[chosen].to(device))
-        return F.smooth_l1_loss(says(changed), wanted)
+        chosen = torch.randint(len(known), (plan.batch,), generator=draw)
+        return loss_of(*plan.varied(shown[chosen].to(device).float(), known[chosen].to(device)))
 
     descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
 
@@ -145,7 +149,7 @@ def descend(network: nn.Module, steps: int, rate: float, weight_decay: float, lo
 
 @torch.inference_mode()
 def judged(network: nn.Module, data: Labelled, scale: float) -> Tensor:
-    """What a network says of what is shown, divided by `scale`: (n,) openings in eye distances."""
+    """What a network says of what is shown, divided by `scale`: openings (n,), or openings and widths (n, 2)."""
     device = next(network.parameters()).device
     return torch.cat([network(part.to(device).float() / scale).cpu() for part in data.shown.split(512)])
 
@@ -197,17 +201,18 @@ def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, p
     """Returns figures on `val`, as do the two below."""
     network.mean.fill_(train.known.mean())
     network.std.fill_(train.known.std())
-    learn(network.standardised, train.shown, train.standardised, plan, seed, network)
+
+    def loss(faces: Tensor, wanted: Tensor) -> Tensor:
+        return F.smooth_l1_loss(network.standardised(faces), wanted)
+
+    learn(network, train.shown, train.standardised, plan, seed, loss)
     return figures_of(judged(network, val, 255), val.known, val.clip, 0)
 
 
 def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
     network.mean.copy_(train.known.mean(0))
-    draw, device = torch.Generator().manual_seed(seed), network.mean.device
 
-    def loss() -> Tensor:
-        chosen = torch.randint(len(train.known), (plan.batch,), generator=draw)
-        faces, wanted = plan.varied(train.shown[chosen].to(device).float(), PIXELS * train.known[chosen].to(device))
+    def loss(faces: Tensor, wanted: Tensor) -> Tensor:
         faces, covered = partly_covered(faces, wanted)
         said, visible = network(faces)
         free = (covered < FREE).float()
@@ -216,27 +221,22 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
         seen_or_not = F.binary_cross_entropy_with_logits(visible[sure], free[sure])
         return ((0.1 + free) * off).mean() + seen_or_not
 
-    descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
+    learn(network, train.shown, PIXELS * train.known, plan, seed, loss)
     return shape_figures(network, val, seed)
 
 
 def teach_hearing(network: SpeechShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
-    device = network.std.device
     network.std.copy_(train.known[:, :, NEIGHBOURS].std(0))
-    weights = torch.tensor(CLOSENESS, device=device)
-    draw = torch.Generator().manual_seed(seed)
+    weights = torch.tensor(CLOSENESS, device=network.std.device)
 
-    def loss() -> Tensor:
-        chosen = torch.randint(len(train.known), (plan.batch,), generator=draw)
-        mel, known = plan.varied(train.shown[chosen].to(device), train.known[chosen].to(device))
+    def loss(mel: Tensor, known: Tensor) -> Tensor:
         wanted = known / network.std[:, None]
         return (weights * F.smooth_l1_loss(network.around(mel), wanted, reduction="none")).mean()
 
-    descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
+    learn(network, train.shown, train.known, plan, seed, loss)
     said = judged(network, val, 1)
-    network.spread.copy_(
-        said.std(0) / network.std.cpu()
-    )  # over the unseen: it says more of what it has learnt by heart
+    # Over the unseen: it says more of what it has learnt by heart.
+    network.spread.copy_(said.std(0) / network.std.cpu())
     found = (figures_of(said[:, at], val.known[:, at, NEIGHBOURS], val.clip, 1) for at in range(2))
     return {
         f"{what}_{name}": value
