@@ -48,10 +48,11 @@ def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
     mouth = Lips.of(lips, height, width)
     thickness = float(lips[4, 1] - lips[3, 1]) * height  # of the lower lip
     across, edges = np.linspace(-0.85, 0.85, COLUMNS), []
-    for at in across:
-        upper, edge = (mouth.row(sag, float(at)) for sag in (mouth.upper, mouth.lower))
+    places = mouth.middle + across * mouth.half
+    for place in places:
+        upper, edge = (mouth.row(sag, float(place)) for sag in (mouth.upper, mouth.lower))
         edge = max(edge, upper)
-        x, first, last = round(mouth.middle + at * mouth.half), round(upper), round(edge + LOOKED_THROUGH * thickness)
+        x, first, last = round(place), round(upper), round(edge + LOOKED_THROUGH * thickness)
         edges.append(edge)
         if not (0 < x < width and 0 <= first <= round(edge) < last <= height):
             continue
@@ -62,12 +63,11 @@ def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
         teeth = redness[begin:] < (lip + inside) / 2
         if lip - inside >= MIN_REDNESS and not teeth.all():
             edges[-1] = edge + float(np.argmin(teeth))
-    line = mouth.left[1] + mouth.slope * (mouth.middle + across * mouth.half - mouth.left[0])
-    sag = _fitted(across, np.array(edges) - line)
+    sag = _fitted(across, np.array(edges) - mouth.line(places))
     found = lips.copy()
     for point in LOWER_LIP:
-        at = float(np.clip((lips[point, 0] * width - mouth.middle) / mouth.half, -1, 1))
-        found[point, 1] = max(lips[point, 1], mouth.row(sag, at) / height)
+        x = np.clip(lips[point, 0] * width, mouth.middle - mouth.half, mouth.middle + mouth.half)
+        found[point, 1] = max(lips[point, 1], mouth.row(sag, float(x)) / height)
     return found
 
 
@@ -120,10 +120,14 @@ class Lips(NamedTuple):
         gap = max(0.0, found[3][1] - found[2][1])
         return cls(left, slope, middle, half, curve(7, 2, 8), curve(9, 3, 10), gap)
 
-    def row(self, sag: tuple[float, float, float], across: float) -> float:
-        """Of a curve, at `across` in [-1, 1]."""
-        corners = self.left[1] + self.slope * (self.middle + across * self.half - self.left[0])
-        return corners + (1 - across**2) * (sag[0] + across * (sag[1] + across * sag[2]))
+    def line(self, x: Any) -> Any:
+        """The row of the line through the mouth's corners, at some columns."""
+        return self.left[1] + self.slope * (x - self.left[0])
+
+    def row(self, sag: tuple[float, float, float], x: Any) -> Any:
+        """The row of a curve, at some columns; of the line beyond the inner corners."""
+        across = (x - self.middle) / self.half
+        return self.line(x) + np.maximum(1 - across * across, 0) * (sag[0] + across * (sag[1] + across * sag[2]))
 
 
 def _fitted(across: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
@@ -156,11 +160,8 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
         x = _widened(x, y, lips * (width, height), gap, widening)
     across = (x - mouth.middle) / mouth.half
     bow = np.maximum(1 - np.square(across), 0)  # 0 from the inner corners on
-    corners = mouth.left[1] + mouth.slope * (x - mouth.left[0])  # the line through them
-    upper, lower = (
-        corners + bow * (sag[0] + across * (sag[1] + across * sag[2])) for sag in (mouth.upper, mouth.lower)
-    )
-    lower = np.maximum(lower, upper)
+    upper = mouth.row(mouth.upper, x)
+    lower = np.maximum(mouth.row(mouth.lower, x), upper)
     change = gap - mouth.gap
     rise = UPPER_SHARE * max(change, 0.0)
     drop, round_bow = change - rise, np.sqrt(bow)  # mouths get rounder as they open
