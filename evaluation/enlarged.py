@@ -47,6 +47,7 @@ class Windows:
     def __init__(self, data_root: Path, split: str, filelists: Path, windows: int, seed: int):
         self.data_root, self.split, self.filelists, self.seed = data_root, split, filelists, seed
         self.windows, self._sets = windows, {}
+        self._index, self._made = 0, {}  # the window asked for last, by size and reference
 
     def __len__(self) -> int:
         return self.windows * len(next(iter(self._sets.values())))
@@ -61,8 +62,14 @@ class Windows:
 
     def at(self, size: Size, reference: str, index: int) -> Batch:
         """Window `index` as a batch of one: `target` and `reference` (1, 3, 5, H, W) in [0, 1], and the mels."""
-        batch = collate([self._sets[size, reference][index]])
-        return {name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()}
+        if index != self._index:
+            self._index, self._made = index, {}
+        if (size, reference) not in self._made:
+            batch = collate([self._sets[size, reference][index]])
+            self._made[size, reference] = {
+                name: value.float() / 255 if value.dtype == torch.uint8 else value for name, value in batch.items()
+            }
+        return self._made[size, reference]
 
 
 def _settings(size: Size, fps: float, reference: str) -> HParams:

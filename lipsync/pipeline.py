@@ -29,6 +29,7 @@ from errors import InputError
 from lipsync.batching import Batches
 from lipsync.compositing import compositor
 from lipsync.faces import spans
+from lipsync.heap import give_back_freed
 from lipsync.locating import Located, frame_limit, located_frames
 from lipsync.options import InferenceOptions
 from lipsync.source import FrameSource
@@ -46,6 +47,7 @@ __all__ = ["InferenceOptions", "InferenceResult", "run"]
 WINDOW_START_OFFSET_MS = 0.0
 LOCATED_AHEAD = 8  # frames, so that the first batches are there when the generator is
 FIRST_BATCH = 2  # frames, so that the first one comes soon
+TIDIED_EVERY = 200  # frames: it takes some 40 ms
 
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and how many there are."""
@@ -124,6 +126,8 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
                     writer.write(task.frame)
                 clock.seconds.setdefault("first frame", time.perf_counter() - started)
                 faceless.append(task.box is None)
+                if len(faceless) % TIDIED_EVERY == 0:
+                    give_back_freed()
                 if progress:
                     progress(len(faceless), count)
     stretches = spans(np.where(faceless, 0, -1))

@@ -14,7 +14,7 @@ import torch
 import audio
 import crops
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import CONTEXT, as_input
+from models.opening import CONTEXT
 from mouths import (
     alignment,
     at_least_open,
@@ -37,7 +37,7 @@ OPENED = 1.4
 OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
 COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
-HEARD_AT_ONCE = 1024  # mel windows
+HEARD_AT_ONCE = 128  # mel windows
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
 
@@ -53,6 +53,15 @@ class Mouth(NamedTuple):
         their means, than a share `width` of them: of the size of `face`."""
         gap = OPENED * gap_at(opening, self.img_size[1]) * self.face.shape[0] / self.img_size[0]
         return with_gap(self.face, self.lips, gap, widening_at(width))
+
+
+class Seen(NamedTuple):
+    """A face at first glance."""
+
+    crop: np.ndarray  # (h, w, 3) uint8 BGR, as it was given
+    face: np.ndarray  # (H, W, 3), of the generator's size
+    pose: np.ndarray  # see `pose_of`
+    opening: float  # in eye distances
 
 
 class Kept(NamedTuple):
@@ -82,31 +91,28 @@ class ClosedMouths:
         self._seen, self._shape = load_seen_opening(), load_mouth_shape()
         self._kept: list[Kept] = []
         self._used: Kept | None = None
-        self._pose: np.ndarray | None = None
+        self._last: Seen | None = None
 
     def add(self, crop: np.ndarray) -> None:
         """Take the next face of the video, of any size: (h, w, 3) uint8 BGR, as `crops.cut` gives it."""
-        face = crops.fit(crop, self.img_size)
-        pose = pose_of(face)
-        if self._pose is not None and pose_distances(pose, self._pose[None])[0] > CUT:
+        before, seen = self._last, self._glance(crop)
+        if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
             self._kept.clear()
-        self._pose = pose
-        opening = self._opening(face)
-        if len(self._kept) == KEPT and opening >= self._kept[-1].fault:
+        self._last = seen
+        if len(self._kept) == KEPT and seen.opening >= self._kept[-1].fault:
             return
-        self._kept.append(self._looked_at(face, bounded(crop), opening, pose))
+        self._kept.append(self._looked_at(seen))
         self._kept.sort(key=lambda kept: kept.fault)
         del self._kept[KEPT:]
 
     def of(self, crop: np.ndarray) -> Mouth:
         """A face with the kept mouth that is nearest in pose; with its own where none is near."""
-        face = crops.fit(crop, self.img_size)
-        pose = pose_of(face)
-        kept = self._nearest(pose)
-        crop = bounded(crop)
+        seen = self._last if self._last is not None and self._last.crop is crop else self._glance(crop)
+        kept = self._nearest(seen.pose)
         if kept is None:
-            own = self._looked_at(face, crop, self._opening(face), pose)
+            own = self._looked_at(seen)
             return Mouth(own.crop, own.lips, self.img_size)
+        crop = bounded(crop)
         if np.array_equal(kept.crop, crop):
             return Mouth(crop, kept.lips, self.img_size)
         height, width = crop.shape[:2]
@@ -126,14 +132,15 @@ class ClosedMouths:
         self._used = near[int(np.argmin(costs))][0]
         return self._used
 
-    @torch.inference_mode()
-    def _opening(self, face: np.ndarray) -> float:
-        return float(self._seen(as_input(face[None])))
+    def _glance(self, crop: np.ndarray) -> Seen:
+        face = crops.fit(crop, self.img_size)
+        return Seen(crop, face, pose_of(face), float(self._seen.openings_of(face[None])[0]))
 
-    def _looked_at(self, face: np.ndarray, crop: np.ndarray, opening: float, pose: np.ndarray) -> Kept:
-        lips, visible = self._shape.closely(face)
-        lips = at_least_open(lips, gap_of(opening, self.img_size[1]) / self.img_size[0])  # whose judge knows better
-        return Kept(opening, pose, crop, with_whole_teeth(crop, lips), visible)
+    def _looked_at(self, seen: Seen) -> Kept:
+        lips, visible = self._shape.closely(seen.face)
+        gap = gap_of(seen.opening, self.img_size[1]) / self.img_size[0]
+        lips, crop = at_least_open(lips, gap), bounded(seen.crop)  # the judge of openings knows better
+        return Kept(seen.opening, seen.pose, crop, with_whole_teeth(crop, lips), visible)
 
 
 def bounded(crop: np.ndarray) -> np.ndarray:

@@ -62,6 +62,11 @@ class MouthOpening(nn.Module):
         lower = (lower - lower.mean((1, 2, 3), keepdim=True)) / deviation
         return self.head(self.features(lower).flatten(1))[:, 0]
 
+    @torch.inference_mode()
+    def openings_of(self, faces: np.ndarray) -> np.ndarray:
+        """The openings (N,) of pictures (N, H, W, 3) uint8."""
+        return self(as_input(faces)).numpy()
+
 
 class MouthShape(nn.Module):
     """Where the lips of faces are, and whether they are to be seen.

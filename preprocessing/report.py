@@ -79,7 +79,7 @@ def draw_histograms(kept: list[dict], path: Path) -> None:
     }
     for axes, (title, values) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
         bins = [k - 0.5 for k in range(-15, 17)] if title.startswith("offset") else 30
-        axes.hist(values, bins=bins)
+        axes.hist([round(value, 3) for value in values], bins=bins)  # lengths that are alike but for rounding are alike
         axes.set_title(f"{title}, {len(values)} clips", fontsize=10)
     with written_whole(path) as aside:
         figure.savefig(aside, format="png", dpi=100)

@@ -14,6 +14,7 @@ from errors import InputError
 from lipsync.video import FrameReader
 from preprocessing.crops import crop, sharpness, smooth_track
 from preprocessing.options import RawOptions
+from preprocessing.report import draw_histograms
 from preprocessing.shots import Shots
 from preprocessing.sound import Sound, extract
 from preprocessing.sources import find_sources
@@ -292,6 +293,17 @@ def test_min_confidence_is_a_floor():
 
 
 # Sources, splits, ranks
+
+
+def test_lengths_that_differ_by_rounding_alone_are_drawn(tmp_path):
+    cuts = np.arange(6) * 1.2  # 2.4 to 3.6 is not as long as 3.6 to 4.8
+    kept = [
+        {"offset": "", "confidence": "", "start": float(start), "end": float(end), "face": 240.0}
+        for start, end in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+    assert len({row["end"] - row["start"] for row in kept}) > 1
+    draw_histograms(kept, tmp_path / "histograms.png")
+    assert (tmp_path / "histograms.png").stat().st_size > 1000
 
 
 def test_names_are_safe_and_tell_sources_apart(tmp_path):

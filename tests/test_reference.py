@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 from inference_setup import Painter, make_inputs, options, stand_in
 
 from errors import InputError
@@ -15,7 +14,7 @@ from lipsync.reference import KEPT, ClosedMouths, HeardShapes, wants_fitting
 from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
-from models.opening import MIRRORED
+from models.opening import MIRRORED, MouthOpening
 from mouths import alignment, gap_at, moved_by, points_moved_by, widening_at, with_gap, with_whole_teeth
 
 CORNERS = (32, 72), (64, 72)
@@ -121,7 +120,7 @@ def test_gaps_grow_with_the_rank_and_the_face():
     assert widenings[2] == pytest.approx(1, abs=0.01)
 
 
-class DarkMouth(torch.nn.Module):
+class DarkMouth(MouthOpening):
     """Sees a mouth as open as it is dark."""
 
     def forward(self, faces):
@@ -211,7 +210,7 @@ def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared
     frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
     face, see = cv2.resize(frame[110:450, 550:850], (96, 96)), load_seen_opening()
     faces = np.stack([ClosedMouths((96, 96)).of(face).shaped(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
-    openings = see(torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255).tolist()
+    openings = see.openings_of(faces).tolist()
     assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
 
 

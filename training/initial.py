@@ -5,9 +5,13 @@ A generator drawn at random spends its first thousands of steps on learning to l
 the target's upper half above the reference's lower half has only the difference left to learn: the mouth and the pose.
 """
 
-import torch
-from torch import nn
+from collections.abc import Callable
+from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
+from errors import warn
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.grow import colour_path
 
@@ -15,6 +19,10 @@ COLOURS = 3
 PICTURES = slice(-2 * COLOURS, None)
 STEEPNESS = 5.0  # of the output's sigmoid at 0.5: dark and bright ends are bent by 0.08 at most
 GATE = 4.0  # how strongly the masked target, where it is not zero, shuts the reference out
+MUCH = 0.03  # more of L1 by batch statistics than by those that a checkpoint holds, which says that it held them
+
+FirstFrames = tuple[Tensor, Tensor, Tensor]
+"""Mel windows (B, 1, 80, 16), generator inputs (B, 6, H, W) and targets (B, 3, H, W) to try weights on."""
 
 
 @torch.no_grad()
@@ -78,3 +86,24 @@ def keep_variance(discriminator: Wav2Lip_disc_qual) -> None:
             nn.init.kaiming_normal_(layer.weight, a=0.01, nonlinearity="leaky_relu")
             nn.init.zeros_(layer.bias)
     discriminator.binary_pred[0].weight *= 0.1
+
+
+@torch.no_grad()
+def l1(generator: Wav2Lip, first: FirstFrames) -> float:
+    """Mean distance of what a generator paints from the targets."""
+    mels, faces, target = first
+    return float((generator(mels, faces) - target).abs().mean())
+
+
+def compare_statistics(path: Path, generator: Callable[[bool], Wav2Lip], first: FirstFrames) -> None:
+    """Say so where batches have other statistics than the weights of a file were last taught with.
+
+    Args:
+        generator: makes one that uses the statistics of its batch (True), or those that it holds.
+    """
+    held, of_batches = (l1(generator(training), first) for training in (False, True))
+    if of_batches > held + MUCH:
+        warn(
+            f"{path} paints worse in training (L1 {of_batches:.3f}) than in use ({held:.3f}): its batch norms held "
+            "their statistics while it was taught; learn on with --hparams hold_statistics=True"
+        )

@@ -84,17 +84,12 @@ class FittingReferences:
             for target, place in zip(targets, places, strict=True)
         ])  # fmt: skip
         height, width = self.img_size
-        own = gap_of(self._openings(others), width) / height
+        own = gap_of(self._seen.openings_of(others), width) / height
         lips = np.stack([at_least_open(*each) for each in zip(self._shape.lips_of(others), own, strict=True)])
         gaps, widenings = self._wanted(clip, targets, places, lips)
         gaps = (gaps + rng.normal(0, MISS * height, len(places))).clip(0)
         widenings = (widenings + rng.normal(0, WIDTH_MISS, len(places))).clip(WIDTHS[0], WIDTHS[-1])
         return np.stack([with_gap(*each) for each in zip(others, lips, gaps, widenings, strict=True)])
-
-    @torch.inference_mode()
-    def _openings(self, faces: np.ndarray) -> np.ndarray:
-        """(n,) in eye distances of faces (n, H, W, 3) uint8 BGR."""
-        return self._seen(as_input(faces)).numpy()
 
     def _other(self, clip: int, place: int, rng: np.random.Generator) -> int:
         count = len(self.clips[clip].numbers)
@@ -107,7 +102,7 @@ class FittingReferences:
         if self._hear is None:
             wanted = self._shape.lips_of(targets)
             widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
-            return gap_of(self._openings(targets), self.img_size[1]), np.divide(*widths)
+            return gap_of(self._seen.openings_of(targets), self.img_size[1]), np.divide(*widths)
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
         windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
         openings, widths = self._hear.rank(torch.from_numpy(windows)[:, None]).T.tolist()

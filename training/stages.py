@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from errors import warn
 from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
@@ -29,7 +28,6 @@ from training.perceptual import VGGFeatures, vgg_loss
 Batch = dict[str, Tensor]
 Learn = Callable[[str, Tensor], None]  # adds that loss's gradients to those of the network with that prefix
 EVAL_SEED = 20200823  # validation windows are the same in every run
-MUCH = 0.03  # more of L1 by batch statistics than by those that a checkpoint holds, which says that it held them
 
 
 class Stage(ABC):
@@ -227,34 +225,24 @@ class GeneratorStage(Stage):
     def after_loading(self, path: Path, samples: Callable[[], Batch]) -> None:
         """Say so where batches have other statistics than the weights were last taught with."""
         if not self.hp.hold_statistics:
-            self._compare_statistics(path, _first_frames(samples()))
+            initial.compare_statistics(path, self._as_trained, _first_frames(samples()))
 
     def after_growth(self, path: Path, small: nn.Module, samples: Callable[[], Batch]) -> None:
         """Let it start in the smaller network's colours, where it does not do so by itself."""
-        network, first = self.networks[""], _first_frames(samples())
-        grown, before = copy.deepcopy(network.state_dict()), self._l1(first, not self.hp.hold_statistics)
+        network, first, held = self.networks[""], _first_frames(samples()), self.hp.hold_statistics
+        grown, before = copy.deepcopy(network.state_dict()), initial.l1(self._as_trained(not held), first)
         calibrate(small, network, *first[:2], self.passing)
-        if self._l1(first, not self.hp.hold_statistics) > before:
+        if initial.l1(self._as_trained(not held), first) > before:
             network.load_state_dict(grown)
-        if not self.hp.hold_statistics:
-            self._compare_statistics(path, first)
+        if not held:
+            initial.compare_statistics(path, self._as_trained, first)
 
-    def _compare_statistics(self, path: Path, first: tuple[Tensor, Tensor, Tensor]) -> None:
-        held, of_batches = (self._l1(first, training) for training in (False, True))
-        if of_batches > held + MUCH:
-            warn(
-                f"{path} paints worse in training (L1 {of_batches:.3f}) than in use ({held:.3f}): its batch norms held "
-                "their statistics while it was taught; learn on with --hparams hold_statistics=True"
-            )
-
-    @torch.no_grad()
-    def _l1(self, first: tuple[Tensor, Tensor, Tensor], training: bool) -> float:
-        """Of pictures by the statistics of their batch, as in training, or by those that the network holds."""
-        mels, faces, target = first
+    def _as_trained(self, training: bool) -> Wav2Lip:
+        """A copy of the generator that uses the statistics of its batch, as in training, or those that it holds."""
         network = copy.deepcopy(self.networks[""]).train(training)
         if self.hp.start_as_copy:
             initial.hold_colours(network)
-        return float((network(mels, faces) - target).abs().mean())
+        return network
 
     def _generate(self, batch: Batch, network: nn.Module) -> Tensor:
         return network(batch["indiv_mels"], generator_input(batch))
@@ -417,8 +405,8 @@ def _known(batch: Batch) -> Tensor | slice:
     return slice(None) if batch["spoken_over"] is None else ~batch["spoken_over"]
 
 
-def _first_frames(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each sample: mel window (B, 1, 80, 16), generator input (B, 6, H, W) and target (B, 3, H, W)."""
+def _first_frames(batch: Batch) -> initial.FirstFrames:
+    """Of each sample."""
     return batch["indiv_mels"][:, 0], generator_input(batch)[:, :, 0], batch["target"][:, :, 0]
 
 
