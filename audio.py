@@ -146,13 +146,19 @@ def mel_window_start(index: int, fps: float, shift_ms: float = 0.0) -> int:
     return math.floor(start + shift_ms / 1000 * MEL_FRAMES_PER_SECOND + ROUNDING) if shift_ms else int(start)
 
 
-def mel_windows_at(mel: np.ndarray, starts: np.ndarray, context: int = 0) -> np.ndarray:
-    """Windows of 16 mel frames, and `context` frames before each: (num_mels, T) -> (n, num_mels, context + 16).
+def mel_windows_at(mel: np.ndarray, starts: np.ndarray, context: int = 0, ahead: int = 0) -> np.ndarray:
+    """Windows of 16 mel frames, with `context` frames before and `ahead` after each: (num_mels, T) -> (n, num_mels,
+    context + 16 + ahead).
 
     There is silence before the beginning and after the end.
     """
-    padded = np.pad(mel, ((0, 0), (context, MEL_STEP_SIZE)), constant_values=-hparams.max_abs_value)
-    places = np.clip(starts, 0, mel.shape[1])[:, None] + np.arange(context + MEL_STEP_SIZE)
+    starts = np.clip(starts, 0, mel.shape[1])
+    first = int(starts.min(initial=mel.shape[1])) - context
+    end = int(starts.max(initial=0)) + MEL_STEP_SIZE + ahead
+    part = mel[:, max(0, first) : max(0, end)]
+    silence = (max(0, -first), max(0, end - mel.shape[1]))
+    padded = np.pad(part, ((0, 0), silence), constant_values=-hparams.max_abs_value)
+    places = (starts - context - first)[:, None] + np.arange(context + MEL_STEP_SIZE + ahead)
     return padded[:, places].transpose(1, 0, 2)
 
 

@@ -18,7 +18,7 @@ from lipsync.reference import ClosedMouths, HeardShapes, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch
-from models.opening import CONTEXT, HEARING_LEAD_MS
+from models.opening import AHEAD, CONTEXT, HEARING_LEAD_MS
 
 SAMPLE_RATE = hparams.sample_rate  # Hz
 CYCLE_BYTES = 512 * 2**20  # of frames held in memory; of a longer video the beginning is used
@@ -31,9 +31,9 @@ class LipSyncStream:
     """A face that says the sound as it comes.
 
     Sound goes in by `push`, frames come out of `frames`. Frame i belongs to the sound at i / fps seconds and comes once
-    the sound up to `lookahead` later is there: the generator hears 200 ms at a time. What frame comes when depends on
-    the number of samples alone, so that pictures and sound cannot drift apart; whoever has no sound pushes silence.
-    The face video runs forwards and backwards in turn, without a jump. Used from one thread.
+    the sound up to `lookahead` later is there: generators hear 200 ms at a time, fitting references more. What frame
+    comes when depends on the number of samples alone, so that pictures and sound cannot drift apart; whoever has no
+    sound pushes silence. The face video runs forwards and backwards in turn, without a jump. Used from one thread.
 
     Args:
         face: video or picture. Of a video of more than `CYCLE_BYTES` only the beginning is used.
@@ -59,7 +59,12 @@ class LipSyncStream:
         fitting = wants_fitting(settings.reference, self._generate.reference)
         self._put = compositor(settings.blend, settings.enhance, fitting)
         self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
-        self.lookahead = ((audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + self._shift_ms / 1000
+        self._windows = [(self._shift_ms, audio.MEL_STEP_SIZE)]  # begin after a frame's time (ms), mel frames
+        if fitting:
+            self._windows.append((settings.audio_shift - HEARING_LEAD_MS, audio.MEL_STEP_SIZE + AHEAD))
+        self.lookahead = max(
+            ((frames - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + shift / 1000 for shift, frames in self._windows
+        )
         most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
         with threads:
             located = list(located_once(settings, source, most, threads, StageClock()))
@@ -75,7 +80,6 @@ class LipSyncStream:
                 if crop is not None:
                     mouths.add(crop)
             self._mouths = [None if crop is None else mouths.of(crop) for crop in found]
-        self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
@@ -123,13 +127,13 @@ class LipSyncStream:
 
     def _make(self, indices: range) -> Iterator[np.ndarray]:
         places = [ping_pong(index, len(self._frames)) for index in indices]
-        self._extend_mel(self._window_start(indices[-1]) + audio.MEL_STEP_SIZE)
+        self._extend_mel(self._mel_frames_for(indices[-1]))
         windows = [self._window_start(index) - self._first_mel for index in indices]
         with_face = [k for k, place in enumerate(places) if self._boxes[place]]
         inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
         references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
         if self._hear and with_face:
-            heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
+            heard = [self._window_start(indices[k], self._windows[-1][0]) - self._first_mel for k in with_face]
             shapes = self._hear(self._mel, np.array(heard))
             references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]
             fit = self._generate.fit
@@ -151,7 +155,11 @@ class LipSyncStream:
 
     def _samples_for(self, index: int) -> int:
         """How much sound, from the beginning, a frame's window depends on."""
-        return (self._window_start(index) + audio.MEL_STEP_SIZE - 1) * hparams.hop_size + REACH
+        return (self._mel_frames_for(index) - 1) * hparams.hop_size + REACH
+
+    def _mel_frames_for(self, index: int) -> int:
+        """How many mel frames, from the beginning, a frame depends on."""
+        return max(self._window_start(index, shift) + frames for shift, frames in self._windows)
 
     def _extend_mel(self, end: int) -> None:
         """Make mel frames up to `end`; each is made once."""

@@ -179,8 +179,8 @@ def importing_torch() -> Iterator[None]:
 
 def heard_shapes(
     options: InferenceOptions, mel: np.ndarray, fps: Fraction, synthesizer: Synthesizer
-) -> np.ndarray | None:
-    """How open and wide the mouth of each frame of the result shall be (n, 2), see `Mouth.shaped`; None where faces are
+) -> Iterator[np.ndarray] | None:
+    """How open and wide the mouth of each frame of the result shall be (2,), see `Mouth.shaped`; None where faces are
     their own references."""
     from lipsync.reference import HeardShapes, wants_fitting  # these import torch
     from models.opening import HEARING_LEAD_MS
@@ -211,7 +211,7 @@ def synced(
     source: FrameSource,
     located: Iterator[Located],
     windows: list[np.ndarray],
-    shapes: np.ndarray | None,
+    shapes: Iterator[np.ndarray] | None,
     synthesizer: Synthesizer,
     threads: Threads,
     clock: StageClock,
@@ -258,8 +258,8 @@ def tasks_of(located: Iterator[Located], windows: list[np.ndarray], face_size: t
             yield Task(frame, box and with_aspect(box, face_size), window)
 
 
-def with_references(tasks: Iterator[Task], shapes: np.ndarray, synthesizer: Synthesizer) -> Iterator[Task]:
-    """The same with a reference for each face. `shapes` (n, 2): how its mouth shall be, see `Mouth.shaped`."""
+def with_references(tasks: Iterator[Task], shapes: Iterator[np.ndarray], synthesizer: Synthesizer) -> Iterator[Task]:
+    """The same with a reference for each face. `shapes` (2,): how its mouth shall be, see `Mouth.shaped`."""
     from lipsync.reference import ClosedMouths  # this imports torch
 
     mouths = ClosedMouths(synthesizer.face_size)

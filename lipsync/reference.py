@@ -5,16 +5,16 @@ copies much of its reference's mouth, the more the less it was trained. Here wha
 closed mouth that the video has shown so far, in the frame's pose, opened and rounded by warping as the speech sounds.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
-import audio
 import crops
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import CONTEXT
+from models.opening import heard_at
 from mouths import (
     alignment,
     at_least_open,
@@ -37,7 +37,7 @@ OPENED = 1.4
 OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
 COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
-HEARD_AT_ONCE = 128  # mel windows
+HEARD_AT_ONCE = 64  # mel windows
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
 
@@ -162,16 +162,14 @@ class HeardShapes:
     def __init__(self) -> None:
         self._network = load_heard_shape()
 
-    @torch.inference_mode()
-    def __call__(self, mel: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """What is heard from some mel frames (n,) of a spectrogram (80, T) on: shares (n, 2) in [0, 1] of all speech
-        that sounds more closed, and narrower; see `Mouth.shaped`.
+    def __call__(self, mel: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray]:
+        """What is heard from some mel frames (n,) of a spectrogram (80, T) on, one after the other: the shares (2,) in
+        [0, 1] of all speech that sounds more closed, and narrower; see `Mouth.shaped`.
 
-        The mel frames lie `HEARING_LEAD_MS` before their frames; those before them count, too.
+        The mel frames lie `HEARING_LEAD_MS` before their frames; those before and after them count, too. Some are
+        listened to at once, when the first of them is asked for.
         """
-        parts = np.array_split(starts, max(1, -(-len(starts) // HEARD_AT_ONCE)))
-        heard = []
-        for part in parts:
-            windows = torch.from_numpy(audio.mel_windows_at(mel, part, CONTEXT))[:, None]
-            heard.append(self._network.rank(windows))
-        return torch.cat(heard).numpy()
+        for first in range(0, len(starts), HEARD_AT_ONCE):
+            with torch.inference_mode():
+                ranks = self._network.rank(heard_at(mel, starts[first : first + HEARD_AT_ONCE])).numpy()
+            yield from ranks

@@ -29,6 +29,7 @@ DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small_gan.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
 HEARD_SHAPE = CHECKPOINTS / "speech_shape.pth"
+SPEECH_EMBEDDING = CHECKPOINTS / "speech_embedding.pth"
 MOUTH_SHAPE = CHECKPOINTS / "mouth_shape.pth"
 
 REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`

@@ -9,7 +9,7 @@ from errors import InputError
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip
 from models.checkpoint import load_generator, load_heard_shape, save_checkpoint
-from models.opening import CONTEXT
+from models.opening import AHEAD, CONTEXT
 from training import hearing, losses, matching
 from training.clips import open_clips
 from training.data import GeneratorDataset, collate
@@ -47,7 +47,7 @@ def test_speech_fits_the_mouth_and_never_the_reference_alone(clips):
     for draw in range(20):
         targets, references, mels = found.sample(0, np.random.default_rng(draw))
         assert targets.shape == references.shape == (5, *SIZE, 3) and mels.shape == (5, 80, 16)
-        heard = hear(torch.nn.functional.pad(torch.from_numpy(mels)[:, None], (CONTEXT, 0)))[:, 0]
+        heard = hear(torch.nn.functional.pad(torch.from_numpy(mels)[:, None], (CONTEXT, AHEAD)))[:, 0]
         for a, b in ((0, 2), (1, 3)):  # the same is wanted and said, whatever the reference
             assert np.array_equal(targets[a], targets[b]) and heard[a] == heard[b]
         assert np.array_equal(references[0], targets[0]) and np.array_equal(references[3], targets[3])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from inference_setup import Painter, make_inputs, options, stand_in
 
+from audio import load_wav, save_wav
 from errors import InputError
 from lipsync import live, reference
 from lipsync.live import LipSyncStream
@@ -234,10 +235,10 @@ def test_silence_rests_the_mouth_and_speech_is_heard_alike_in_parts():
     mel = rng.uniform(-1, 2, (80, 200)).astype(np.float32)
     mel[:, 100:150] = -4
     hear = HeardShapes()
-    shapes = hear(mel, np.arange(180))
+    shapes = np.stack(list(hear(mel, np.arange(180))))
     assert shapes.shape == (180, 2) and (shapes >= 0).all() and (shapes <= 1).all() and shapes[:80].std(0).min() > 0.01
     assert (shapes[100:134] == (0, 0.5)).all()
-    np.testing.assert_allclose(hear(mel[:, 40:], np.arange(60, 100)), shapes[100:140], atol=1e-5)
+    np.testing.assert_allclose(np.stack(list(hear(mel[:, 40:], np.arange(60, 100)))), shapes[100:140], atol=1e-5)
 
 
 def test_weights_say_what_auto_is(tmp_path):
@@ -287,3 +288,22 @@ def test_live_gives_references_too(tmp_path, monkeypatch):
     stream.push(np.zeros(32_000, np.float32))
     assert len(list(stream.frames())) == len(painter.given) > 20
     assert all(len(each) == 3 for each in painter.given)
+
+
+def test_live_hears_what_a_file_does(tmp_path, monkeypatch):
+    folder, painter, asked = make_inputs(tmp_path), stand_in(monkeypatch, painter=Keeping()), []
+    monkeypatch.setattr(live, "Synthesizer", lambda *_: painter)
+    monkeypatch.setattr(reference.Mouth, "shaped", lambda mouth, *shape: asked.append(shape) or mouth.face)
+    rng = np.random.default_rng(0)
+    save_wav(rng.standard_normal(24_000) * np.linspace(0.01, 0.3, 24_000), tmp_path / "speech.wav")
+    box = (20, 140, 60, 160)
+    run(options(folder, tmp_path / "out.mp4", audio=tmp_path / "speech.wav", box=box, reference="fitting"), workers=0)
+    filed = asked.copy()
+    asked.clear()
+    stream = LipSyncStream(folder / "face.mp4", box=box, reference="fitting")
+    assert stream.lookahead == pytest.approx(0.2725)  # hearing mouths takes more than the generator's 0.2125
+    for part in np.array_split(load_wav(tmp_path / "speech.wav"), 40):
+        stream.push(part)
+        list(stream.frames())
+    assert len(asked) == 31 and np.std(asked, axis=0).min() > 0
+    np.testing.assert_allclose(asked[:-2], filed[: len(asked) - 2], atol=1e-4)  # the end of a file is mirrored

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import load_generator, load_heard_shape, save_checkpoint
-from models.opening import CONTEXT
+from models.opening import AHEAD, CONTEXT, SPOKEN
 from training.augment import MAX_MEL_GAIN
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
@@ -32,10 +32,10 @@ FACTOR = 2.0  # on what is heard, in standard deviations of real openings
 
 
 def mel_windows(data_root: Path, split: str, filelists: Path, hp: HParams) -> Tensor:
-    """All mel windows of a split that the teacher hears: (n, 1, 80, 48). Raises InputError."""
+    """All mel windows of a split that the teacher hears: (n, 1, 80, 60). Raises InputError."""
     clips = load_clips(data_root, split, hp, 1, filelists)
     return torch.from_numpy(
-        np.concatenate([clip.mel_windows(clip.window_starts(hp.fps, 1) - 1, hp.fps, CONTEXT) for clip in clips])
+        np.concatenate([clip.mel_windows(clip.window_starts(hp.fps, 1) - 1, hp.fps, CONTEXT, AHEAD) for clip in clips])
     )[:, None]
 
 
@@ -62,18 +62,18 @@ def main() -> None:
     encoder = generator.audio_encoder.requires_grad_(True)
     speech, unseen = (mel_windows(args.data_root, split, args.filelists, hp) for split in ("train", "val"))
     with torch.inference_mode():
-        scale = float(torch.cat([encoder(part[..., CONTEXT:]) for part in unseen.split(512)]).std(0).mean())
+        scale = float(torch.cat([encoder(part[..., SPOKEN]) for part in unseen.split(512)]).std(0).mean())
 
     def loss() -> Tensor:
         mel = speech[torch.randint(len(speech), (BATCH,))]
         with torch.no_grad():
             wanted = FACTOR * teacher.standardised(mel)[:, 0]
         gain = MAX_MEL_GAIN * (2 * torch.rand(len(mel), 1, 1, 1) - 1)
-        return F.mse_loss(openness(encoder((mel[..., CONTEXT:] + gain).clamp(-4, 4)), scale), wanted)
+        return F.mse_loss(openness(encoder((mel[..., SPOKEN] + gain).clamp(-4, 4)), scale), wanted)
 
     descend(encoder, args.steps, RATE, WEIGHT_DECAY, loss)
     with torch.inference_mode():
-        said = torch.cat([openness(encoder(part[..., CONTEXT:]), scale) for part in unseen.split(512)])
+        said = torch.cat([openness(encoder(part[..., SPOKEN]), scale) for part in unseen.split(512)])
         expected = torch.cat([teacher(part)[:, 0] for part in unseen.split(512)])
     print(f"{args.outfile}: correlation with the teacher {correlation(said, expected):.3f} on unseen speakers")
     save_checkpoint(args.outfile, generator)

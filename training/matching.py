@@ -13,7 +13,7 @@ import torch
 from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import CONTEXT, HEARING_LEAD_MS, MouthOpening, as_input
+from models.opening import AHEAD, CONTEXT, HEARING_LEAD_MS, SPOKEN, MouthOpening, as_input
 from mouths import WIDTHS, at_least_open, gap_at, gap_of, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
 
@@ -104,7 +104,7 @@ class FittingReferences:
             widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
             return gap_of(self._seen.openings_of(targets), self.img_size[1]), np.divide(*widths)
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
-        windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT)
+        windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT, AHEAD)
         openings, widths = self._hear.rank(torch.from_numpy(windows)[:, None]).T.tolist()
         gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
         return np.array(gaps), np.array([widening_at(rank) for rank in widths])
@@ -133,11 +133,11 @@ class Matches:
         count = min(POOL, sum(map(len, starts)))
         chosen = np.sort(rng.integers(len(starts), size=count))
         windows = np.concatenate([
-            self.clips[clip].mel_windows(rng.choice(starts[clip], times) - 1, fps, CONTEXT)
+            self.clips[clip].mel_windows(rng.choice(starts[clip], times) - 1, fps, CONTEXT, AHEAD)
             for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True)
         ])  # fmt: skip
         opening = torch.cat([hear(part[:, None])[:, 0] for part in torch.from_numpy(windows).split(BATCH)])
-        return windows[opening.argsort(stable=True).numpy(), :, CONTEXT:]
+        return windows[opening.argsort(stable=True).numpy(), :, SPOKEN]
 
     def sample(self, clip: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Five frames in one pose: `TARGETS`, `REFERENCES` and speech that sounds like the targets.

@@ -23,8 +23,16 @@ from tqdm import tqdm
 import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from models.checkpoint import HEARD_SHAPE, MOUTH_SHAPE, SEEN_OPENING, save_checkpoint
-from models.opening import CONTEXT, LISTENERS, NEIGHBOURS, MouthOpening, MouthShape, SpeechShape
+from models.checkpoint import (
+    HEARD_SHAPE,
+    MOUTH_SHAPE,
+    SEEN_OPENING,
+    SPEECH_EMBEDDING,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from models.opening import AHEAD, CONTEXT, LISTENERS, NEIGHBOURS, MouthOpening, MouthShape, SpeechShape
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
@@ -90,7 +98,7 @@ def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
 
 
 def heard(clips: list[Clip], labels: Labels, hp: HParams) -> Labelled:
-    """Mel windows (n, 1, 80, 48), see `SpeechShape`, and openings and widths above their clips' means, of their frames
+    """Mel windows (n, 1, 80, 60), see `SpeechShape`, and openings and widths above their clips' means, of their frames
     and of the `NEIGHBOURS` before and after: (n, 2, 2 x `NEIGHBOURS` + 1)."""
     shown, above, of = [], [], []
     ends = np.cumsum([len(clip.numbers) for clip in clips])
@@ -105,7 +113,7 @@ def heard(clips: list[Clip], labels: Labels, hp: HParams) -> Labelled:
         around = np.clip(np.arange(len(smooth))[:, None] + offsets, 0, len(smooth) - 1)
         starts = audio.mel_starts(np.maximum(clip.numbers - 1, 0), hp.fps)
         fits = (clip.numbers > 0) & (starts + audio.MEL_STEP_SIZE <= len(clip.mel))
-        shown.append(clip.mel_windows(clip.numbers[fits] - 1, hp.fps, CONTEXT)[:, None])
+        shown.append(clip.mel_windows(clip.numbers[fits] - 1, hp.fps, CONTEXT, AHEAD)[:, None])
         above.append((smooth - smooth.mean(0))[around][fits].transpose(0, 2, 1))
         of.append(np.full(fits.sum(), index))
     parts = (np.concatenate(part) for part in (shown, above, of))
@@ -226,12 +234,14 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
 
 
 def teach_hearing(network: SpeechShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+    embedding = read_checkpoint(SPEECH_EMBEDDING)["state_dict"]
+    load_weights(network.embedding.requires_grad_(False), embedding, SPEECH_EMBEDDING)
     network.std.copy_(train.known[:, :, NEIGHBOURS].std(0))
     weights = torch.tensor(CLOSENESS, device=network.std.device)
 
     def loss(mel: Tensor, known: Tensor) -> Tensor:
-        wanted = known / network.std[:, None]
-        return (weights * F.smooth_l1_loss(network.around(mel), wanted, reduction="none")).mean()
+        wanted = (known / network.std[:, None]).expand(LISTENERS, -1, -1, -1)
+        return (weights * F.smooth_l1_loss(network.of_each(mel), wanted, reduction="none")).mean()
 
     learn(network, train.shown, train.known, plan, seed, loss)
     said = judged(network, val, 1)
@@ -266,7 +276,7 @@ LESSONS = {
         Plan(2600, 64, 2e-3, 0.02, moved_with_points),
     ),
     "speech_shape": Lesson(
-        SpeechShape, HEARD_SHAPE, heard, teach_hearing, Plan(2500, 192 * LISTENERS, 2e-3, 0.2, in_other_voice),
+        SpeechShape, HEARD_SHAPE, heard, teach_hearing, Plan(1000, 256, 2e-3, 0.05, in_other_voice),
     ),
 }  # fmt: skip
 
@@ -278,7 +288,7 @@ def main() -> None:
     files = ", ".join(lesson.file.name for lesson in LESSONS.values())
     parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 2500)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
