@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import torch
 
+import audio
 import crops
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import heard_at
+from models.opening import AHEAD, CONTEXT
 from mouths import (
     alignment,
     at_least_open,
@@ -170,6 +171,7 @@ class HeardShapes:
         listened to at once, when the first of them is asked for.
         """
         for first in range(0, len(starts), HEARD_AT_ONCE):
+            windows = audio.mel_windows_at(mel, starts[first : first + HEARD_AT_ONCE], CONTEXT, AHEAD)
             with torch.inference_mode():
-                ranks = self._network.rank(heard_at(mel, starts[first : first + HEARD_AT_ONCE])).numpy()
+                ranks = self._network.rank(torch.from_numpy(windows)[:, None]).numpy()
             yield from ranks

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import audio
 from models.conv import scaled
 from models.speech_embedding import FEATURES, SpeechEmbedding
 
@@ -178,7 +177,7 @@ class SpeechShape(nn.Module):
         the face's crop.
 
         What a generator hears lies `CONTEXT` mel frames after their start and begins one frame (40 ms) before; see
-        `heard_at`.
+        `audio.mel_windows_at`.
         """
         return self.std * self.standardised(mel)
 
@@ -209,12 +208,6 @@ class SpeechShape(nn.Module):
 def as_input(faces: np.ndarray) -> Tensor:
     """Pictures (N, H, W, 3) uint8 as networks here take them: (N, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float() / 255
-
-
-def heard_at(mel: np.ndarray, starts: np.ndarray) -> Tensor:
-    """What `SpeechShape` hears of a spectrogram (80, T) where generators hear the 16 mel frames from `starts` (n,) on:
-    (n, 1, 80, 60)."""
-    return torch.from_numpy(audio.mel_windows_at(mel, starts, CONTEXT, AHEAD))[:, None]
 
 
 def _convolutions(
