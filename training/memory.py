@@ -17,7 +17,7 @@ from tqdm import tqdm
 from errors import InputError
 from training.clips import free_memory
 from training.data import collate
-from training.stages import Batch, Stage
+from training.stage import Batch, Stage
 
 USED_SHARE = 0.7  # of the free memory that a part may take on a CPU
 HELD_BACK = 0.05  # of a GPU's memory, for what varies from step to step

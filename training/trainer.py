@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -28,7 +27,8 @@ from training.data import StepSampler, collate
 from training.distributed import Workers, bare, without_sync
 from training.logs import Logs, write_sheets
 from training.memory import out_of_memory, parts_that_fit, split, to_device
-from training.stages import Batch, Stage
+from training.schedules import learning_rate_factor, moving_average
+from training.stage import Batch, Stage
 from training.stream import ShardStream
 
 SHOWN_STEPS = 50  # the bar shows means over this many steps
@@ -380,24 +380,6 @@ class Trainer:
                     self.average.load_state_dict(checkpoint["average"])
                 else:
                     self.average.module.load_state_dict(checkpoint["state_dict"])
-
-
-def learning_rate_factor(step: int, hp: HParams) -> float:
-    """Linear warm-up, then a cosine to a hundredth at `hp.decay_steps`; 1 throughout by default."""
-    factor = min(1.0, (step + 1) / hp.warmup_steps) if hp.warmup_steps else 1.0
-    if hp.decay_steps:
-        progress = min(1.0, step / hp.decay_steps)
-        factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
-    return factor
-
-
-def moving_average(decay: float) -> Callable[..., None]:
-    """An exponential moving average for AveragedModel whose memory grows with the steps, so that it starts unbiased."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(averaged, current, count)
-
-    return update
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
