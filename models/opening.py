@@ -132,11 +132,10 @@ class Listener(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        heard = zip(FEATURES, PLACES, strict=True)
         self.norms = nn.ModuleList(nn.BatchNorm1d(features) for features in FEATURES)
         self.narrow = nn.ModuleList(nn.Linear(features, channels // 4) for features in FEATURES)
         self.features = nn.Sequential(
-            nn.Dropout(0.4), nn.Linear(sum(places for _, places in heard) * (channels // 4), channels),
+            nn.Dropout(0.4), nn.Linear(sum(PLACES) * (channels // 4), channels),
             nn.BatchNorm1d(channels), nn.ReLU(),
         )  # fmt: skip
         self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels, 2 * (2 * NEIGHBOURS + 1)))

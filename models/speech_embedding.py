@@ -14,8 +14,8 @@ from hparams import hparams
 BANDS = 32  # mel bands from 60 to 3800 Hz
 FRAMES_PER_SECOND = 100
 STEP = hparams.sample_rate / hparams.hop_size / FRAMES_PER_SECOND  # mel frames of this project to one of these
-# Channels, kernel (time, bands) of each convolution, and the pooling (time, bands) after it. There are four layers more
-# in what was published, which give one embedding for 775 ms: too coarse in time for mouths.
+# Channels, kernel (time, bands) of each convolution, and the pooling (time, bands) after it. What was published
+# pools once more and has one layer more, which gives an embedding every 80 ms: too coarse in time for mouths.
 LAYERS = (
     (24, (3, 3), None), (24, (1, 3), None), (24, (3, 1), (2, 2)),
     (48, (1, 3), None), (48, (3, 1), None), (48, (1, 3), None), (48, (3, 1), (1, 2)),

@@ -131,3 +131,15 @@ def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     audio.save_wav(tone(0.5), "a:b.wav")
     assert len(audio.load_wav("a:b.wav")) == 8000
+
+
+@pytest.mark.parametrize(("context", "ahead"), [(0, 0), (5, 0), (36, 8)])
+def test_windows_have_silence_around_the_sound(context, ahead):
+    mel = np.random.default_rng(0).uniform(-3, 4, (80, 50)).astype(np.float32)
+    starts = np.array([-7, 0, 20, 45, 60])
+    padded = np.pad(mel, ((0, 0), (context, 16 + ahead)), constant_values=-4)
+    found = audio.mel_windows_at(mel, starts, context, ahead)
+    assert found.shape == (5, 80, context + 16 + ahead) and found.dtype == np.float32
+    for window, start in zip(found, np.clip(starts, 0, 50), strict=True):
+        assert np.array_equal(window, padded[:, start : start + context + 16 + ahead])
+    assert audio.mel_windows_at(mel, starts[:0], context, ahead).shape == (0, 80, context + 16 + ahead)

@@ -1,11 +1,15 @@
 """Stages in threads: what one after the other would give, no more ahead than asked for, one clean end."""
 
 import itertools
+import os
+import platform
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from lipsync.heap import give_back_freed
 from lipsync.stages import StageClock, ahead, in_parallel
 
 
@@ -110,3 +114,18 @@ def test_clock_counts_all_threads():
     assert list(clock.each("a", iter([1, 2]))) == [1, 2]
     assert clock.timed("b", lambda x: x + 1)(1) == 2
     assert clock.seconds.keys() == {"a", "b"} and min(clock.seconds.values()) >= 0
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such call")
+def test_freed_memory_goes_back_to_the_system():
+    blocks = [bytearray(b"x" * 60_000) for _ in range(2000)]
+    last = bytearray(b"x" * 60_000)  # above them, so that they would stay in the heap
+    full = resident()
+    del blocks
+    give_back_freed()
+    assert resident() < full - 100_000_000 and len(last)

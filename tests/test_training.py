@@ -19,8 +19,8 @@ from hparams import hparams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.checkpoint import load_expert, load_generator, read_checkpoint, save_checkpoint
 from training import losses
-from training.stages import GeneratorStage, QualityStage, generator_input
 from training.schedules import learning_rate_factor, moving_average
+from training.stages import GeneratorStage, QualityStage, generator_input
 
 SMALL = (
     "batch_size=2,syncnet_batch_size=4,generator_width=0.125,syncnet_width=0.125,disc_width=0.125,num_workers=0,"
