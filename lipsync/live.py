@@ -59,9 +59,10 @@ class LipSyncStream:
         fitting = wants_fitting(settings.reference, self._generate.reference)
         self._put = compositor(settings.blend, settings.enhance, fitting)
         self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
+        self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
         self._windows = [(self._shift_ms, audio.MEL_STEP_SIZE)]  # begin after a frame's time (ms), mel frames
         if fitting:
-            self._windows.append((settings.audio_shift - HEARING_LEAD_MS, audio.MEL_STEP_SIZE + AHEAD))
+            self._windows.append((self._hearing_shift_ms, audio.MEL_STEP_SIZE + AHEAD))
         self.lookahead = max(
             ((frames - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + shift / 1000 for shift, frames in self._windows
         )
@@ -133,7 +134,7 @@ class LipSyncStream:
         inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
         references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
         if self._hear and with_face:
-            heard = [self._window_start(indices[k], self._windows[-1][0]) - self._first_mel for k in with_face]
+            heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
             shapes = self._hear(self._mel, np.array(heard))
             references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]
             fit = self._generate.fit

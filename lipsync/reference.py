@@ -6,6 +6,7 @@ closed mouth that the video has shown so far, in the frame's pose, opened and ro
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +16,7 @@ import torch
 import audio
 import crops
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import AHEAD, CONTEXT
+from models.opening import AHEAD, CONTEXT, MouthOpening
 from mouths import (
     alignment,
     at_least_open,
@@ -56,13 +57,23 @@ class Mouth(NamedTuple):
         return with_gap(self.face, self.lips, gap, widening_at(width))
 
 
-class Seen(NamedTuple):
-    """A face at first glance."""
+class Seen:
+    """A face at first glance.
 
-    crop: np.ndarray  # (h, w, 3) uint8 BGR, as it was given
-    face: np.ndarray  # (H, W, 3), of the generator's size
-    pose: np.ndarray  # see `pose_of`
-    opening: float  # in eye distances
+    Attributes:
+        crop: (h, w, 3) uint8 BGR, as it was given.
+        face: (H, W, 3), of the generator's size.
+        pose: see `pose_of`.
+    """
+
+    def __init__(self, crop: np.ndarray, img_size: tuple[int, int], judge: MouthOpening):
+        self.crop, self.face, self._judge = crop, crops.fit(crop, img_size), judge
+        self.pose = pose_of(self.face)
+
+    @cached_property
+    def opening(self) -> float:
+        """In eye distances; looked for when it is asked for, which is not always."""
+        return float(self._judge.openings_of(self.face[None])[0])
 
 
 class Kept(NamedTuple):
@@ -134,8 +145,7 @@ class ClosedMouths:
         return self._used
 
     def _glance(self, crop: np.ndarray) -> Seen:
-        face = crops.fit(crop, self.img_size)
-        return Seen(crop, face, pose_of(face), float(self._seen.openings_of(face[None])[0]))
+        return Seen(crop, self.img_size, self._seen)
 
     def _looked_at(self, seen: Seen) -> Kept:
         lips, visible = self._shape.closely(seen.face)

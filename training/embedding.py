@@ -37,11 +37,9 @@ def spectrogram(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hop = hparams.sample_rate // FRAMES_PER_SECOND
     wav = np.pad(32767 * wav.astype(np.float64), N_FFT // 2)
     wav += rng.normal(0, HISS, len(wav))
-    window = np.zeros(N_FFT)
-    at = (N_FFT - WINDOW) // 2
-    window[at : at + WINDOW] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
-    frames = np.lib.stride_tricks.sliding_window_view(wav, N_FFT)[::hop]
-    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
+    window = torch.hann_window(WINDOW, dtype=torch.float64)
+    waves = torch.stft(torch.from_numpy(wav), N_FFT, hop, WINDOW, window, center=False, return_complex=True)
+    power = waves.abs().square().T.numpy()
     bands = audio.mel_filterbank(hparams.sample_rate, N_FFT, BANDS, LOWEST_HZ, HIGHEST_HZ)
     return (2 + np.log10(np.maximum(power @ bands.T, 1e-10))).astype(np.float32)
 

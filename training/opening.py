@@ -28,11 +28,11 @@ from models.checkpoint import (
     MOUTH_SHAPE,
     SEEN_OPENING,
     SPEECH_EMBEDDING,
-    load_weights,
-    read_checkpoint,
+    load_network,
     save_checkpoint,
 )
 from models.opening import AHEAD, CONTEXT, LISTENERS, NEIGHBOURS, MouthOpening, MouthShape, SpeechShape
+from models.speech_embedding import SpeechEmbedding
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
@@ -234,8 +234,8 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
 
 
 def teach_hearing(network: SpeechShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
-    embedding = read_checkpoint(SPEECH_EMBEDDING)["state_dict"]
-    load_weights(network.embedding.requires_grad_(False), embedding, SPEECH_EMBEDDING)
+    embedding = load_network(SpeechEmbedding, SPEECH_EMBEDDING, network.std.device)
+    network.embedding = embedding.requires_grad_(False)
     network.std.copy_(train.known[:, :, NEIGHBOURS].std(0))
     weights = torch.tensor(CLOSENESS, device=network.std.device)
 
