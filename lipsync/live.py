@@ -18,7 +18,7 @@ from lipsync.reference import ClosedMouths, HeardShapes, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch
-from models.opening import AHEAD, CONTEXT, HEARING_LEAD_MS
+from models.speech_shape import AHEAD, CONTEXT, HEARING_LEAD_MS
 
 SAMPLE_RATE = hparams.sample_rate  # Hz
 CYCLE_BYTES = 512 * 2**20  # of frames held in memory; of a longer video the beginning is used
@@ -135,7 +135,7 @@ class LipSyncStream:
         references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
         if self._hear and with_face:
             heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
-            shapes = self._hear(self._mel, np.array(heard))
+            shapes = self._hear(self._mel, np.array(heard), live=True)
             references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]
             fit = self._generate.fit
             inputs = [(*given, *map(fit, reference)) for given, reference in zip(inputs, references, strict=True)]

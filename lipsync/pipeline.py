@@ -183,7 +183,7 @@ def heard_shapes(
     """How open and wide the mouth of each frame of the result shall be (2,), see `Mouth.shaped`; None where faces are
     their own references."""
     from lipsync.reference import HeardShapes, wants_fitting  # these import torch
-    from models.opening import HEARING_LEAD_MS
+    from models.speech_shape import HEARING_LEAD_MS
 
     if not wants_fitting(options.reference, synthesizer.reference):
         return None

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import torch
 
-import audio
 import crops
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import AHEAD, CONTEXT, MouthOpening
+from models.opening import MouthOpening
+from models.speech_shape import windows_along, windows_so_far
 from mouths import (
     alignment,
     at_least_open,
@@ -39,7 +39,6 @@ OPENED = 1.4
 OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
 COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
-HEARD_AT_ONCE = 64  # mel windows
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
 
@@ -173,15 +172,14 @@ class HeardShapes:
     def __init__(self) -> None:
         self._network = load_heard_shape()
 
-    def __call__(self, mel: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray]:
-        """What is heard from some mel frames (n,) of a spectrogram (80, T) on, one after the other: the shares (2,) in
-        [0, 1] of all speech that sounds more closed, and narrower; see `Mouth.shaped`.
+    def __call__(self, mel: np.ndarray, starts: np.ndarray, live: bool = False) -> Iterator[np.ndarray]:
+        """What is heard from ascending mel frames (n,) of a spectrogram (80, T) on, one after the other: the shares
+        (2,) in [0, 1] of all speech that sounds more closed, and narrower; see `Mouth.shaped`.
 
-        The mel frames lie `HEARING_LEAD_MS` before their frames; those before and after them count, too. Some are
-        listened to at once, when the first of them is asked for.
+        The mel frames lie `HEARING_LEAD_MS` before their frames; those before and after them count, too: `AHEAD` and
+        no more when `live`, so that it does not matter what else is known already.
         """
-        for first in range(0, len(starts), HEARD_AT_ONCE):
-            windows = audio.mel_windows_at(mel, starts[first : first + HEARD_AT_ONCE], CONTEXT, AHEAD)
+        for window, places in (windows_so_far if live else windows_along)(mel, starts):
             with torch.inference_mode():
-                ranks = self._network.rank(torch.from_numpy(windows)[:, None]).numpy()
+                ranks = self._network.rank(window, places)[0].numpy()
             yield from ranks

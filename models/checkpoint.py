@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
-from models.opening import MouthOpening, MouthShape, SpeechShape
+from models.opening import MouthOpening, MouthShape
+from models.speech_shape import SpeechShape
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
 from whole import written_whole
@@ -29,7 +30,6 @@ DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small_gan.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
 SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
 HEARD_SHAPE = CHECKPOINTS / "speech_shape.pth"
-SPEECH_EMBEDDING = CHECKPOINTS / "speech_embedding.pth"
 MOUTH_SHAPE = CHECKPOINTS / "mouth_shape.pth"
 
 REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`
@@ -178,9 +178,7 @@ def load_mouth_shape(path: str | Path = MOUTH_SHAPE) -> MouthShape:
 
 def load_heard_shape(path: str | Path = HEARD_SHAPE) -> SpeechShape:
     """The network that hears how far mouths are open and how wide they are, frozen, in eval mode. Raises InputError."""
-    network = load_network(SpeechShape, path).requires_grad_(False)
-    network.embedding.to(memory_format=torch.channels_last)  # a third less time
-    return network
+    return load_network(SpeechShape, path).requires_grad_(False)
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entries: Any) -> None:
@@ -188,7 +186,7 @@ def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entr
 
     `entries` are stored beside `state_dict` (`optimizer`, `global_step`, `global_epoch`, ...). `dims` are stored only
     where they are not the published ones. `bits` of
-    16 stores half precision (running statistics too: they lie well inside its range); 8 stores large convolutions as
+    16 stores half precision (running statistics too: they lie well inside its range); 8 stores large layers as
     bytes, with a `scales` entry of one factor for each first index, and the rest in half precision.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}

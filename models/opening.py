@@ -1,11 +1,9 @@
-"""How far a mouth is open, seen and heard, where its lips are and how wide they sound: small networks that learnt it
-from a landmark model.
+"""How far a mouth is open and where its lips are: small networks that learnt to see it from a landmark model.
 
 Openings are gaps between the inner lips in distances of the outer eye corners: 0.02 is nearly closed, 0.1 wide open.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,26 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.conv import scaled
-from models.speech_embedding import FEATURES, SpeechEmbedding
 
-# Mel frames that are heard before and after those that a generator hears (16): what is said before, and what mouths get
-# ready for. The latter make live streams later.
-CONTEXT, AHEAD = 36, 8
-SPOKEN = slice(CONTEXT, CONTEXT + 16)  # of the windows: what a generator hears
-EMBEDDED = 72  # frames of 10 ms, to the end of the windows
-PLACES = (6, 5)  # the last ones of the embedding's layers, that listeners hear
-SILENCE = (-3.2, -2.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
-HEARING_LEAD_MS = 40.0  # how much before a frame what a generator hears starts
 SHAPE_PLAN = ((24, 2), (48, 2), (48, 1), (96, 2), (96, 1), (128, 2), (128, 1))
 VIEWS = ((0.0, 0.0, 1.0), (0.06, 0.0, 1.0), (-0.06, 0.08, 1.0), (0.0, -0.08, 1.08), (0.0, 0.0, 0.94))  # shifts, scale
 # Numbers of MediaPipe's face mesh: corners of the mouth; upper and lower inner lip, lower edge; inner corners; the
 # inner lips half way between the middle and these, above and below.
 LIP_POINTS = (61, 291, 13, 14, 17, 78, 308, 81, 311, 178, 402)
 MIRRORED = (1, 0, 2, 3, 4, 6, 5, 8, 7, 10, 9)  # `LIP_POINTS` in a mirror
-LISTENERS = 5  # that hear alike but for what each has learnt by heart: their mean is better than any
-LISTENING = 192  # channels of each
-NEIGHBOURS = 3  # frames of 40 ms before and after the one that is heard, of which listeners have to know, too
-AT_REST = (0.0, 0.5)  # ranks of opening and width in silence
 PLAN = ((12, 2), (24, 2), (24, 1), (48, 2), (48, 1), (72, 2), (72, 1))  # channels and stride of each convolution
 
 
@@ -121,87 +106,6 @@ class MouthShape(nn.Module):
         points = torch.where(mirrored, points[:, MIRRORED], points)
         points = (2 * points - 1) @ moves[:, :, :2].transpose(1, 2) + moves[:, None, :, 2]
         return ((points + 1) / 2).mean(0).numpy(), float(logits.mean())
-
-
-class Listener(nn.Module):
-    """Openings and widths of a frame and its neighbours from what the embedding's layers say.
-
-    Args:
-        channels: of its hidden layer.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.BatchNorm1d(features) for features in FEATURES)
-        self.narrow = nn.ModuleList(nn.Linear(features, channels // 4) for features in FEATURES)
-        self.features = nn.Sequential(
-            nn.Dropout(0.4), nn.Linear(sum(PLACES) * (channels // 4), channels),
-            nn.BatchNorm1d(channels), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels, 2 * (2 * NEIGHBOURS + 1)))
-
-    def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """Layers (N, places, features), see `PLACES` and `FEATURES` -> (N, 2 x (2 x `NEIGHBOURS` + 1))."""
-        narrowed = [
-            F.relu(narrow(F.dropout(norm(layer.flatten(0, 1)).view_as(layer), 0.1, self.training))).flatten(1)
-            for layer, norm, narrow in zip(layers, self.norms, self.narrow, strict=True)
-        ]
-        return self.head(self.features(torch.cat(narrowed, dim=1)))
-
-
-class SpeechShape(nn.Module):
-    """How far mouths open and how wide they are drawn, above their speaker's means, while something is said.
-
-    Lips are rounded for some sounds and spread for others. Much of what a mouth does cannot be heard: what comes out is
-    the mean of what mouths do at such a sound, which varies less than a mouth does. `rank` makes up for that.
-
-    The speech embedding knows sounds from far more voices than there are talking faces to learn from; on it stand some
-    small networks of different beginnings, whose mean is taken.
-
-    Args:
-        img_size: not used; a checkpoint has it.
-        width: factor on the channels of listeners.
-    """
-
-    def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
-        super().__init__()
-        self.img_size, self.width = tuple(img_size), width
-        self.embedding = SpeechEmbedding()
-        self.listeners = nn.ModuleList(Listener(scaled(LISTENING, width)) for _ in range(LISTENERS))
-        self.register_buffer("std", torch.ones(2))  # of what it learnt from, around the means of clips
-        self.register_buffer("spread", torch.ones(2))  # standard deviation of `standardised` over speech
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """Mel windows (N, 1, 80, 60) in [-4, 4] -> (N, 2): openings in eye distances, and widths of mouths in those of
-        the face's crop.
-
-        What a generator hears lies `CONTEXT` mel frames after their start and begins one frame (40 ms) before; see
-        `audio.mel_windows_at`.
-        """
-        return self.std * self.standardised(mel)
-
-    def standardised(self, mel: Tensor) -> Tensor:
-        """The same (N, 2) in standard deviations around the means of clips."""
-        return self.around(mel)[:, :, NEIGHBOURS]
-
-    def around(self, mel: Tensor) -> Tensor:
-        """The same of the frames about it, too: (N, 2, 2 x `NEIGHBOURS` + 1). Who has to know how mouths move on hears
-        better how they are."""
-        return self.of_each(mel).mean(0)
-
-    def of_each(self, mel: Tensor) -> Tensor:
-        """`around` of each listener: (`LISTENERS`, N, 2, 2 x `NEIGHBOURS` + 1)."""
-        layers = self.embedding(mel[:, 0].float(), EMBEDDED)
-        layers = [layer[:, -places:] for layer, places in zip(layers, PLACES, strict=True)]
-        return torch.stack([listener(layers) for listener in self.listeners]).unflatten(2, (2, -1))
-
-    def rank(self, mel: Tensor) -> Tensor:
-        """The shares of all speech that sounds more closed, and narrower, in [0, 1]: (N, 2). Silence closes the mouth,
-        and leaves it as wide as ever."""
-        loudness = mel[:, 0, :, SPOKEN].amax(1).mean(1, keepdim=True)  # of the loudest band
-        spoken = ((loudness - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)
-        at_rest = torch.tensor(AT_REST, device=mel.device)
-        return at_rest + spoken * (torch.special.ndtr(self.standardised(mel) / self.spread) - at_rest)
 
 
 def as_input(faces: np.ndarray) -> Tensor:

@@ -8,7 +8,8 @@ from toy import make_data_set
 from errors import InputError
 from hparams import hparams
 from models.checkpoint import load_heard_shape, load_network, load_seen_opening
-from models.opening import AHEAD, CONTEXT, MouthOpening
+from models.opening import MouthOpening
+from models.speech_shape import windows_along
 from training import landmarks, opening, variety
 from training.clips import open_clips
 
@@ -29,14 +30,13 @@ def test_shipped_networks_load():
 
 def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
     """Silence closes a mouth more than speech; a clip's openings vary and stay in the range of mouths."""
-    from audio import load_mel, mel_windows_at
+    from audio import load_mel
 
     mel = load_mel(shared / "clips/speech_two.wav")
     mel[:, 120:200] = -4
-    windows = torch.from_numpy(mel_windows_at(mel, np.arange(0, mel.shape[1], 16), CONTEXT, AHEAD))[:, None]
-    hear = load_heard_shape()
-    shapes, ranks = hear(windows), hear.rank(windows)
-    assert shapes.shape == ranks.shape == (len(windows), 2)
+    hear, starts = load_heard_shape(), np.arange(0, mel.shape[1] - 16, 16)
+    shapes, ranks = (torch.cat([f(*heard)[0] for heard in windows_along(mel, starts)]) for f in (hear, hear.rank))
+    assert shapes.shape == ranks.shape == (len(starts), 2)
     assert shapes[11, 0] < shapes[:, 0].median() and ranks[11].tolist() == [0, 0.5] and ranks[:, 0].median() > 0
 
 

@@ -77,12 +77,9 @@ class Clip:
         """The mel that starts at a video frame: (80, 16)."""
         return self.mel_windows(np.array([frame]), fps)[0]
 
-    def mel_windows(self, frames: np.ndarray, fps: float, context: int = 0, ahead: int = 0) -> np.ndarray:
-        """The mels that start at video frames, with `context` mel frames before and `ahead` after: (n, 80, context + 16
-        + ahead)."""
+    def mel_windows(self, frames: np.ndarray, fps: float) -> np.ndarray:
+        """The mels that start at video frames: (n, 80, 16)."""
         starts = audio.mel_starts(frames, fps)
-        if context or ahead:
-            return audio.mel_windows_at(self.mel.T, starts, context, ahead)
         return self.mel[starts[:, None] + np.arange(audio.MEL_STEP_SIZE)].transpose(0, 2, 1)
 
 

@@ -3,7 +3,7 @@
     python -m training.hearing --data_root packed --generator runs/generator/checkpoint_best.pth --outfile hearing.pth
 
 The audio encoder is a tenth of the generator's work: what would take many thousand steps of whole faces to come
-through is learnt in minutes from mel windows alone (`models.opening.SpeechShape` is the teacher). Every fourth
+through is learnt in minutes from mel windows alone (`models.speech_shape.SpeechShape` is the teacher). Every fourth
 channel of the embedding comes to mean "open", every other fourth "closed". The decoder must learn to read that:
 go on with `matched_share` and `decoder_only` (`hparams.py`).
 """
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import load_generator, load_heard_shape, save_checkpoint
-from models.opening import AHEAD, CONTEXT, SPOKEN
+from models.speech_shape import SpeechShape, windows_along
 from training.augment import MAX_MEL_GAIN
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
@@ -31,12 +33,17 @@ WEIGHT_DECAY = 0.01
 FACTOR = 2.0  # on what is heard, in standard deviations of real openings
 
 
-def mel_windows(data_root: Path, split: str, filelists: Path, hp: HParams) -> Tensor:
-    """All mel windows of a split that the teacher hears: (n, 1, 80, 60). Raises InputError."""
-    clips = load_clips(data_root, split, hp, 1, filelists)
-    return torch.from_numpy(
-        np.concatenate([clip.mel_windows(clip.window_starts(hp.fps, 1) - 1, hp.fps, CONTEXT, AHEAD) for clip in clips])
-    )[:, None]
+@torch.inference_mode()
+def lessons(teacher: SpeechShape, data_root: Path, split: str, filelists: Path, hp: HParams) -> tuple[Tensor, Tensor]:
+    """All mel windows of a split (n, 1, 80, 16), and how open the teacher says they sound, in standard deviations (n,).
+    Raises InputError."""
+    windows, said = [], []
+    for clip in tqdm(load_clips(data_root, split, hp, 1, filelists), desc=f"hear {split}", unit="clip"):
+        frames = clip.window_starts(hp.fps, 1) - 1
+        windows.append(clip.mel_windows(frames, hp.fps))
+        heard = windows_along(clip.mel.T, audio.mel_starts(frames, hp.fps))
+        said += [teacher.standardised(*each)[0, :, 0] for each in heard]
+    return torch.from_numpy(np.concatenate(windows))[:, None], torch.cat(said)
 
 
 def openness(embedding: Tensor, scale: float) -> Tensor:
@@ -60,22 +67,21 @@ def main() -> None:
     hp = hparams.override(f"cache_gb=0,fps={data_fps(args.data_root, 'train')}")
     generator, teacher = load_generator(args.generator), load_heard_shape()
     encoder = generator.audio_encoder.requires_grad_(True)
-    speech, unseen = (mel_windows(args.data_root, split, args.filelists, hp) for split in ("train", "val"))
+    (speech, said), (unseen, expected) = (
+        lessons(teacher, args.data_root, split, args.filelists, hp) for split in ("train", "val")
+    )
     with torch.inference_mode():
-        scale = float(torch.cat([encoder(part[..., SPOKEN]) for part in unseen.split(512)]).std(0).mean())
+        scale = float(torch.cat([encoder(part) for part in unseen.split(512)]).std(0).mean())
 
     def loss() -> Tensor:
-        mel = speech[torch.randint(len(speech), (BATCH,))]
-        with torch.no_grad():
-            wanted = FACTOR * teacher.standardised(mel)[:, 0]
-        gain = MAX_MEL_GAIN * (2 * torch.rand(len(mel), 1, 1, 1) - 1)
-        return F.mse_loss(openness(encoder((mel[..., SPOKEN] + gain).clamp(-4, 4)), scale), wanted)
+        chosen = torch.randint(len(speech), (BATCH,))
+        gain = MAX_MEL_GAIN * (2 * torch.rand(BATCH, 1, 1, 1) - 1)
+        return F.mse_loss(openness(encoder((speech[chosen] + gain).clamp(-4, 4)), scale), FACTOR * said[chosen])
 
     descend(encoder, args.steps, RATE, WEIGHT_DECAY, loss)
     with torch.inference_mode():
-        said = torch.cat([openness(encoder(part[..., SPOKEN]), scale) for part in unseen.split(512)])
-        expected = torch.cat([teacher(part)[:, 0] for part in unseen.split(512)])
-    print(f"{args.outfile}: correlation with the teacher {correlation(said, expected):.3f} on unseen speakers")
+        learnt = torch.cat([openness(encoder(part), scale) for part in unseen.split(512)])
+    print(f"{args.outfile}: correlation with the teacher {correlation(learnt, expected):.3f} on unseen speakers")
     save_checkpoint(args.outfile, generator)
 
 

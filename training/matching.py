@@ -10,10 +10,12 @@ wanted, and copying is wrong as often as right. The speech is drawn from all cli
 import numpy as np
 import torch
 
+import audio
 from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import AHEAD, CONTEXT, HEARING_LEAD_MS, SPOKEN, MouthOpening, as_input
+from models.opening import MouthOpening, as_input
+from models.speech_shape import HEARING_LEAD_MS, windows_along
 from mouths import WIDTHS, at_least_open, gap_at, gap_of, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
 
@@ -26,7 +28,6 @@ TARGETS = (CLOSED, OPEN, CLOSED, OPEN, ANY)  # mouths of its targets, which the 
 MISS = 0.004  # standard deviation, in faces' heights, of what a fitting reference's mouth misses its target's by
 WIDTH_MISS = 0.02  # the same of its width, over the target's
 TREMBLE = 0.02  # standard deviation of what is added to a frame's rank before speech of that rank is looked up
-BATCH = 2048  # mel windows heard at once
 
 
 class MouthRanks:
@@ -104,8 +105,11 @@ class FittingReferences:
             widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
             return gap_of(self._seen.openings_of(targets), self.img_size[1]), np.divide(*widths)
         source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
-        windows = source.mel_windows(np.maximum(source.numbers[places] - lead, 0), self.fps, CONTEXT, AHEAD)
-        openings, widths = self._hear.rank(torch.from_numpy(windows)[:, None]).T.tolist()
+        starts, which = np.unique(
+            audio.mel_starts(np.maximum(source.numbers[places] - lead, 0), self.fps), return_inverse=True
+        )
+        ranks = torch.cat([self._hear.rank(*heard)[0] for heard in windows_along(source.mel.T, starts)])
+        openings, widths = ranks[which].T.tolist()
         gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
         return np.array(gaps), np.array([widening_at(rank) for rank in widths])
 
@@ -132,12 +136,13 @@ class Matches:
         hear = load_heard_shape()
         count = min(POOL, sum(map(len, starts)))
         chosen = np.sort(rng.integers(len(starts), size=count))
-        windows = np.concatenate([
-            self.clips[clip].mel_windows(rng.choice(starts[clip], times) - 1, fps, CONTEXT, AHEAD)
-            for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True)
-        ])  # fmt: skip
-        opening = torch.cat([hear(part[:, None])[:, 0] for part in torch.from_numpy(windows).split(BATCH)])
-        return windows[opening.argsort(stable=True).numpy(), :, SPOKEN]
+        windows, openings = [], []
+        for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True):
+            frames = np.sort(rng.choice(starts[clip], times)) - 1
+            windows.append(self.clips[clip].mel_windows(frames, fps))
+            heard = windows_along(self.clips[clip].mel.T, audio.mel_starts(frames, fps))
+            openings += [hear(*each)[0, :, 0] for each in heard]
+        return np.concatenate(windows)[torch.cat(openings).argsort(stable=True).numpy()]
 
     def sample(self, clip: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Five frames in one pose: `TARGETS`, `REFERENCES` and speech that sounds like the targets.

@@ -1,5 +1,5 @@
-"""Train the three small networks of `models.opening`: how far a mouth is open, where lips are, and how open and how
-wide speech sounds.
+"""Train the small networks of `models.opening`, how far a mouth is open and where lips are, and of
+`models.speech_shape`, how open and how wide speech sounds.
 
     python -m training.opening --data_root packed --target_dir runs/opening
 
@@ -27,12 +27,13 @@ from models.checkpoint import (
     HEARD_SHAPE,
     MOUTH_SHAPE,
     SEEN_OPENING,
-    SPEECH_EMBEDDING,
+    load_heard_shape,
     load_network,
     save_checkpoint,
 )
-from models.opening import AHEAD, CONTEXT, LISTENERS, NEIGHBOURS, MouthOpening, MouthShape, SpeechShape
-from models.speech_embedding import SpeechEmbedding
+from models.opening import MouthOpening, MouthShape
+from models.speech_encoder import SpeechEncoder
+from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, NEIGHBOURS, SpeechShape
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
@@ -42,6 +43,10 @@ from training.variety import PIXELS, in_other_voice, moved_a_little, moved_with_
 MIN_KNOWN = 0.7  # of a clip's crops, for it to teach hearing
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
 CLOSENESS = (0.15, 0.3, 0.5, 1, 0.5, 0.3, 0.15)  # weights of the frames about the one that is heard
+NEIGHBOUR_SECONDS = 0.04  # from one of these to the next
+PLACES = (FIRST, 56, 72, 88, LAST)  # in the windows that teach hearing
+MIDDLE = 2  # of them: about where a file is heard; the last one is heard live
+EVERY = 2  # frames: from one of these windows to the next
 COVERED, FREE = 0.35, 0.1  # shares of a mouth: from the first on it is not to be seen, up to the second it is
 
 
@@ -98,26 +103,31 @@ def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
 
 
 def heard(clips: list[Clip], labels: Labels, hp: HParams) -> Labelled:
-    """Mel windows (n, 1, 80, 60), see `SpeechShape`, and openings and widths above their clips' means, of their frames
-    and of the `NEIGHBOURS` before and after: (n, 2, 2 x `NEIGHBOURS` + 1)."""
+    """Mel windows (n, 1, 80, `WINDOW`), and openings and widths above their clips' means at `PLACES` in each, of those
+    frames and of the `NEIGHBOURS` before and after: (n, places, 2, 2 x `NEIGHBOURS` + 1), not a number where there is
+    no frame."""
     shown, above, of = [], [], []
     ends = np.cumsum([len(clip.numbers) for clip in clips])
     values = np.stack((labels.openings, labels.widths), axis=1)
-    offsets = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    earlier = hp.fps * (LAST - np.array(PLACES)) / audio.MEL_FRAMES_PER_SECOND
+    offsets = hp.fps * NEIGHBOUR_SECONDS * np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     for index, (clip, raw) in enumerate(zip(clips, np.split(values, ends[:-1]), strict=True)):
         known = ~np.isnan(raw).any(1)
         if known.mean() < MIN_KNOWN:
             continue
         whole = np.stack([np.interp(clip.numbers, clip.numbers[known], each[known]) for each in raw.T], axis=1)
         smooth = gaussian_filter1d(whole, SMOOTHING, axis=0)
-        around = np.clip(np.arange(len(smooth))[:, None] + offsets, 0, len(smooth) - 1)
-        starts = audio.mel_starts(np.maximum(clip.numbers - 1, 0), hp.fps)
-        fits = (clip.numbers > 0) & (starts + audio.MEL_STEP_SIZE <= len(clip.mel))
-        shown.append(clip.mel_windows(clip.numbers[fits] - 1, hp.fps, CONTEXT, AHEAD)[:, None])
-        above.append((smooth - smooth.mean(0))[around][fits].transpose(0, 2, 1))
-        of.append(np.full(fits.sum(), index))
-    parts = (np.concatenate(part) for part in (shown, above, of))
-    return Labelled(*(torch.from_numpy(part).float() for part in parts))
+        smooth -= smooth.mean(0)
+        latest = np.arange(max(1, clip.numbers[0]), clip.numbers[-1] + 1, EVERY)
+        frames = latest[:, None] - earlier
+        there = (frames >= max(1, clip.numbers[0])) & (frames <= clip.numbers[-1])
+        around = np.stack([np.interp(frames[..., None] + offsets, clip.numbers, each) for each in smooth.T], axis=2)
+        around[~there] = np.nan
+        windows = audio.mel_windows_at(clip.mel.T, audio.mel_starts(latest - 1, hp.fps), CONTEXT, AHEAD)
+        shown.append(windows[:, None].astype(np.float16))
+        above.append(around.astype(np.float32))
+        of.append(np.full(len(latest), index))
+    return Labelled(*(torch.from_numpy(np.concatenate(part)) for part in (shown, above, of)))
 
 
 def learn(
@@ -156,10 +166,10 @@ def descend(network: nn.Module, steps: int, rate: float, weight_decay: float, lo
 
 
 @torch.inference_mode()
-def judged(network: nn.Module, data: Labelled, scale: float) -> Tensor:
-    """What a network says of what is shown, divided by `scale`: openings (n,), or openings and widths (n, 2)."""
+def judged(network: MouthOpening, data: Labelled) -> Tensor:
+    """The openings (n,) that a network sees in faces."""
     device = next(network.parameters()).device
-    return torch.cat([network(part.to(device).float() / scale).cpu() for part in data.shown.split(512)])
+    return torch.cat([network(part.to(device).float() / 255).cpu() for part in data.shown.split(512)])
 
 
 def figures_of(said: Tensor, known: Tensor, clips: Tensor, smoothing: float) -> dict[str, float]:
@@ -214,7 +224,7 @@ def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, p
         return F.smooth_l1_loss(network.standardised(faces), wanted)
 
     learn(network, train.shown, train.standardised, plan, seed, loss)
-    return figures_of(judged(network, val, 255), val.known, val.clip, 0)
+    return figures_of(judged(network, val), val.known, val.clip, 0)
 
 
 def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
@@ -234,25 +244,43 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
 
 
 def teach_hearing(network: SpeechShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
-    embedding = load_network(SpeechEmbedding, SPEECH_EMBEDDING, network.std.device)
-    network.embedding = embedding.requires_grad_(False)
-    network.std.copy_(train.known[:, :, NEIGHBOURS].std(0))
+    """The encoder is left as it is."""
+    network.encoder.requires_grad_(False)
+    in_the_middle = train.known[..., NEIGHBOURS].flatten(0, 1)
+    network.std.copy_(in_the_middle[~in_the_middle.isnan().any(1)].std(0))
     weights = torch.tensor(CLOSENESS, device=network.std.device)
+    places = torch.tensor(PLACES, device=network.std.device)
 
     def loss(mel: Tensor, known: Tensor) -> Tensor:
-        wanted = (known / network.std[:, None]).expand(LISTENERS, -1, -1, -1)
-        return (weights * F.smooth_l1_loss(network.of_each(mel), wanted, reduction="none")).mean()
+        there = ~known[:, :, 0, 0].isnan()
+        said = network.of_each(mel[:, 0], places.expand(len(mel), -1))[:, there]
+        wanted = (known[there] / network.std[:, None]).expand_as(said)
+        return (weights * F.smooth_l1_loss(said, wanted, reduction="none")).mean()
 
     learn(network, train.shown, train.known, plan, seed, loss)
-    said = judged(network, val, 1)
     # Over the unseen: it says more of what it has learnt by heart.
+    said, known = heard_and_known(network, val, MIDDLE)
     network.spread.copy_(said.std(0) / network.std.cpu())
-    found = (figures_of(said[:, at], val.known[:, at, NEIGHBOURS], val.clip, 1) for at in range(2))
-    return {
-        f"{what}_{name}": value
-        for what, figures in zip(("opening", "width"), found, strict=True)
-        for name, value in figures.items()
-    }
+    figures = {}
+    for where, place in (("", MIDDLE), ("live_", len(PLACES) - 1)):
+        said, known = heard_and_known(network, val, place)
+        clip = val.clip[~val.known[:, place, 0, 0].isnan()]
+        for at, what in enumerate(("opening", "width")):
+            found = figures_of(said[:, at], known[:, at], clip, 1)
+            figures |= {f"{where}{what}_{name}": value for name, value in found.items()}
+    return figures
+
+
+@torch.inference_mode()
+def heard_and_known(network: SpeechShape, data: Labelled, place: int) -> tuple[Tensor, Tensor]:
+    """What is heard at one of `PLACES`, and what is known of it: (n, 2) both, where it is known."""
+    device, known = network.std.device, data.known[:, place, :, NEIGHBOURS]
+    there = ~known.isnan().any(1)
+    said = [
+        network(part[:, 0].to(device).float(), torch.full((len(part), 1), PLACES[place], device=device))[:, 0].cpu()
+        for part in data.shown[there].split(128)
+    ]
+    return torch.cat(said), known[there]
 
 
 @dataclass(frozen=True)
@@ -264,21 +292,28 @@ class Lesson:
     read: Callable[[list[Clip], Labels, HParams], Labelled]
     teach: Callable[[nn.Module, Labelled, Labelled, Plan, int], dict[str, float]]
     plan: Plan
+    bits: int  # of weights in the file
 
 
 LESSONS = {
     "mouth_opening": Lesson(
         MouthOpening, SEEN_OPENING, lambda clips, labels, hp: seen(clips, labels.openings, hp), teach_mouth_opening,
-        Plan(1800, 128, 3e-3, 0.02, moved_a_little),
+        Plan(1800, 128, 3e-3, 0.02, moved_a_little), 16,
     ),
     "mouth_shape": Lesson(
         MouthShape, MOUTH_SHAPE, lambda clips, labels, hp: seen(clips, labels.lips, hp), teach_mouth_shape,
-        Plan(2600, 64, 2e-3, 0.02, moved_with_points),
+        Plan(2600, 64, 2e-3, 0.02, moved_with_points), 16,
     ),
     "speech_shape": Lesson(
-        SpeechShape, HEARD_SHAPE, heard, teach_hearing, Plan(1000, 256, 2e-3, 0.05, in_other_voice),
+        SpeechShape, HEARD_SHAPE, heard, teach_hearing, Plan(700, 64, 2e-3, 0.05, in_other_voice), 8,
     ),
 }  # fmt: skip
+
+
+def read_encoder(path: Path | None) -> SpeechEncoder:
+    """The encoder of a file of training.speech_encoder, by default what the shipped network stands on. Raises
+    InputError."""
+    return load_heard_shape().encoder if path is None else load_network(SpeechEncoder, path)
 
 
 def main() -> None:
@@ -288,7 +323,8 @@ def main() -> None:
     files = ", ".join(lesson.file.name for lesson in LESSONS.values())
     parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 1000)")
+    parser.add_argument("--speech_encoder", type=Path, help="of training.speech_encoder (default: what is shipped)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 700)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -301,12 +337,15 @@ def main() -> None:
         lesson = LESSONS[name]
         train, val = (lesson.read(clips, labels, hp) for clips, labels in splits)
         torch.manual_seed(args.seed)
-        network = lesson.kind().to(device)
+        network = lesson.kind()
+        if isinstance(network, SpeechShape):
+            network.encoder = read_encoder(args.speech_encoder)
+        network.to(device)
         plan = lesson.plan if args.steps is None else dataclasses.replace(lesson.plan, steps=args.steps)
         figures = lesson.teach(network, train, val, plan, args.seed)
         file = lesson.file.name
         print(file, *(f"{name} {value:.3f}" for name, value in figures.items()), "on unseen speakers", flush=True)
-        save_checkpoint(args.target_dir / file, network.cpu(), bits=16)
+        save_checkpoint(args.target_dir / file, network.cpu(), bits=lesson.bits)
 
 
 if __name__ == "__main__":

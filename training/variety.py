@@ -1,4 +1,4 @@
-"""Random changes to what the networks of `models.opening` learn from: faces elsewhere, in other light and behind hands,
+"""Random changes to what those of `models.opening` and `models.speech_shape` learn from: faces elsewhere, in other light and behind hands,
 speech of other throats and in noise."""
 
 import math

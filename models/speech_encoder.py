@@ -1,0 +1,101 @@
+"""The first layers of Whisper's audio encoder (Radford et al., 2022: "Robust speech recognition via large-scale weak
+supervision", model tiny.en): they learnt from 680,000 hours of very many voices, rooms and microphones to tell what is
+said, and tell sounds apart, whoever makes them.
+
+The weights are published under the MIT License; `training.speech_encoder` reads them.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hparams import hparams
+
+BANDS = 80  # mel bands of the published spectrogram
+FRAMES_PER_SECOND = 100  # of it
+TOKENS_PER_SECOND = 50
+CHANNELS = 384
+HEADS = 6
+BLOCKS = 2  # of 4; sounds are told apart best after these, words by the later ones
+REACH = 7  # frames that a frame of the published spectrogram is made of
+
+
+class SpeechEncoder(nn.Module):
+    """What is said in a mel spectrogram of this project.
+
+    The published network has another spectrogram, of other bands, windows and times: `bands` makes it from ours, as
+    well as a linear map can.
+    """
+
+    def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0) -> None:
+        super().__init__()
+        self.img_size, self.width = tuple(img_size), width  # not used; a checkpoint has them
+        self.bands = nn.Conv1d(hparams.num_mels, BANDS, REACH, padding=REACH // 2, padding_mode="replicate")
+        self.conv1 = nn.Conv1d(BANDS, CHANNELS, 3, padding=1)
+        self.conv2 = nn.Conv1d(CHANNELS, CHANNELS, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Mel windows (N, 80, T) in [-4, 4] at 80 frames a second -> tokens (N, n, 384), 20 ms apart, the first one at
+        the first frame, the last one at the last frame or less than 20 ms before."""
+        return self.layers(self.bands(resampled(mel)))[-1]
+
+    def layers(self, spectrogram: Tensor) -> list[Tensor]:
+        """What comes out of each block, of the published spectrogram (N, 80, T): log10 of power, clamped to 8 below its
+        maximum, plus 4, over 4."""
+        x = F.gelu(self.conv2(F.gelu(self.conv1(spectrogram)))).transpose(1, 2)
+        x = x + positions(x.shape[1]).to(x)
+        out = []
+        for block in self.blocks:
+            x = block(x)
+            out.append(x)
+        return out
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each of normalised tokens and added to them. Tensors are named as published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attention()
+        self.attn_ln = nn.LayerNorm(CHANNELS)
+        self.mlp = nn.Sequential(nn.Linear(CHANNELS, 4 * CHANNELS), nn.GELU(), nn.Linear(4 * CHANNELS, CHANNELS))
+        self.mlp_ln = nn.LayerNorm(CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, n, 384) -> the same shape."""
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))
+
+
+class Attention(nn.Module):
+    """Of all tokens to all, by `HEADS` heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(CHANNELS, CHANNELS)
+        self.key = nn.Linear(CHANNELS, CHANNELS, bias=False)
+        self.value = nn.Linear(CHANNELS, CHANNELS)
+        self.out = nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, n, 384) -> the same shape."""
+        parts = (layer(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        return self.out(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+
+
+def positions(count: int) -> Tensor:
+    """What the published network adds to its tokens, so that they know their places: (count, 384)."""
+    rates = torch.exp(-math.log(10_000) / (CHANNELS // 2 - 1) * torch.arange(CHANNELS // 2))
+    angles = torch.arange(count)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def resampled(mel: Tensor) -> Tensor:
+    """Windows (N, 80, T) of this project at `FRAMES_PER_SECOND`, from their first frame on: (N, 80, n)."""
+    step = hparams.sample_rate / hparams.hop_size / FRAMES_PER_SECOND
+    places = step * torch.arange(int((mel.shape[2] - 1) / step) + 1, device=mel.device)
+    low = places.floor().clamp(0, mel.shape[2] - 2).long()
+    return mel[..., low] + (places - low).to(mel.dtype) * (mel[..., low + 1] - mel[..., low])
