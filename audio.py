@@ -1,8 +1,10 @@
 """Waveforms and mel spectrograms, as the networks expect them (paper section 3.1; constants in `hparams.py`).
 
-A mel spectrogram has 80 frames a second; the networks see windows of 16 of them (200 ms).
+A mel spectrogram has 80 frames a second; the networks see windows of 16 of them (200 ms). What mouths are heard by
+(`models.speech_shape`) has another one, of 100 frames a second: the speech spectrogram.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,6 +18,10 @@ from hparams import HParams, hparams
 MEL_STEP_SIZE = 16  # mel frames a window: 200 ms
 MEL_FRAMES_PER_SECOND = hparams.sample_rate / hparams.hop_size  # 80
 ROUNDING = 1e-6  # mel frames: far more than sums of floats are off, far less than anyone hears
+SPEECH_HPARAMS = dataclasses.replace(
+    hparams, n_fft=400, win_size=400, hop_size=160, preemphasis=0.0, fmin=0.0, fmax=hparams.sample_rate / 2
+)
+SPEECH_FRAMES_PER_SECOND = SPEECH_HPARAMS.sample_rate / SPEECH_HPARAMS.hop_size  # 100
 MIN_AMPLITUDE = 1e-5  # -100 dB: floor before the logarithm
 CHUNK_FRAMES = 1024  # spectrogram frames computed at once, so that long sounds take little memory
 # Slaney's mel scale: linear up to 1000 Hz, which is 15 mel, then logarithmic, 27 mel to a factor of 6.4.
@@ -120,6 +126,29 @@ def mel_frames(wav: np.ndarray, first: int, end: int, hp: HParams = hparams) -> 
     return mel
 
 
+def speech_spectrogram(wav: np.ndarray) -> np.ndarray:
+    """Mel spectrogram of power, in the same decibels and range: (80, 1 + samples // 160) float32; frame t is centred on
+    10 t milliseconds."""
+    return speech_frames(wav, 0, _frame_count(len(wav), SPEECH_HPARAMS))
+
+
+def speech_frames(wav: np.ndarray, first: int, end: int) -> np.ndarray:
+    """Frames `first` to `end` (exclusive) of `speech_spectrogram`: (80, end - first) float32.
+
+    Frame t depends on the samples from 160 t - 200 to 160 t + 200 only.
+    """
+    hp = SPEECH_HPARAMS
+    bands = mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax)
+    powers = [bands @ np.square(magnitude) for magnitude in _magnitudes(wav, first, end, hp)]
+    return _in_db(np.sqrt(np.concatenate(powers, axis=1)), hp).astype(np.float32)
+
+
+def speech_places(frames: np.ndarray, fps: float, shift_ms: float = 0.0) -> np.ndarray:
+    """The frames of a speech spectrogram at some video frames (n,), or `shift_ms` after them."""
+    seconds = frames / fps + shift_ms / 1000
+    return np.floor(seconds * SPEECH_FRAMES_PER_SECOND + ROUNDING).astype(int)
+
+
 def denormalize(spectrogram: np.ndarray, hp: HParams = hparams) -> np.ndarray:
     """[-4, 4] back to dB relative to the reference level."""
     clipped = np.clip(spectrogram, -hp.max_abs_value, hp.max_abs_value)
@@ -146,20 +175,17 @@ def mel_window_start(index: int, fps: float, shift_ms: float = 0.0) -> int:
     return math.floor(start + shift_ms / 1000 * MEL_FRAMES_PER_SECOND + ROUNDING) if shift_ms else int(start)
 
 
-def mel_windows_at(mel: np.ndarray, starts: np.ndarray, context: int = 0, ahead: int = 0) -> np.ndarray:
-    """Windows of 16 mel frames, with `context` frames before and `ahead` after each: (num_mels, T) -> (n, num_mels,
-    context + 16 + ahead).
+def stretches_at(spectrogram: np.ndarray, places: np.ndarray, before: int, after: int) -> np.ndarray:
+    """The `before` frames before some places (n,) of a spectrogram (bands, T) and the `after` from each place on:
+    (n, bands, before + after).
 
     There is silence before the beginning and after the end.
     """
-    starts = np.clip(starts, 0, mel.shape[1])
-    first = int(starts.min(initial=mel.shape[1])) - context
-    end = int(starts.max(initial=0)) + MEL_STEP_SIZE + ahead
-    part = mel[:, max(0, first) : max(0, end)]
-    silence = (max(0, -first), max(0, end - mel.shape[1]))
+    first, end = int(places.min(initial=0)) - before, int(places.max(initial=0)) + after
+    part = spectrogram[:, max(0, first) : max(0, end)]
+    silence = (max(0, -first), max(0, end - max(0, first) - part.shape[1]))
     padded = np.pad(part, ((0, 0), silence), constant_values=-hparams.max_abs_value)
-    places = (starts - context - first)[:, None] + np.arange(context + MEL_STEP_SIZE + ahead)
-    return padded[:, places].transpose(1, 0, 2)
+    return padded[:, (places - before - first)[:, None] + np.arange(before + after)].transpose(1, 0, 2)
 
 
 def mel_window_starts(mel_frames: int, fps: float) -> list[int]:

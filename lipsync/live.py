@@ -1,7 +1,7 @@
 """Lip sync while the sound is still being spoken: 16 kHz samples in, frames out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import audio
 from crops import cut, with_aspect
 from errors import InputError
-from hparams import hparams
+from hparams import HParams, hparams
 from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
@@ -18,13 +18,51 @@ from lipsync.reference import ClosedMouths, HeardShapes, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch
-from models.speech_shape import AHEAD, CONTEXT, HEARING_LEAD_MS
+from models.speech_shape import AHEAD, CONTEXT
 
 SAMPLE_RATE = hparams.sample_rate  # Hz
 CYCLE_BYTES = 512 * 2**20  # of frames held in memory; of a longer video the beginning is used
-REACH = hparams.n_fft // 2  # samples on either side of its centre that a mel frame depends on
-HEARD_BEFORE = CONTEXT + math.ceil(HEARING_LEAD_MS * audio.MEL_FRAMES_PER_SECOND / 1000)  # mel frames
-KEPT_MEL_FRAMES = 1  # before the first one needed: pre-emphasis and the window reach back into it
+WHOLE_HOPS = math.lcm(hparams.hop_size, audio.SPEECH_HPARAMS.hop_size)  # samples
+KEPT_FRAMES = 1  # of spectrograms before the first one needed: pre-emphasis and the window reach back into it
+
+
+class Spectrogram:
+    """What of a spectrogram is needed of a sound that goes on; each frame is made once.
+
+    Args:
+        make: `audio.mel_frames` or `audio.speech_frames`.
+        hp: its hop size and window.
+
+    Attributes:
+        values: (bands, frames), the first of which is number `first`.
+    """
+
+    def __init__(self, make: Callable[[np.ndarray, int, int], np.ndarray], hp: HParams):
+        self._make, self.hop = make, hp.hop_size
+        self.reach = hp.n_fft // 2  # samples on either side of its centre that a frame depends on
+        self.values, self.first = np.zeros((hp.num_mels, 0), np.float32), 0
+
+    @property
+    def end(self) -> int:
+        """The number of the frame that comes next."""
+        return self.first + self.values.shape[1]
+
+    def samples_for(self, end: int) -> int:
+        """How much sound, from the beginning, the frames up to `end` (exclusive) depend on."""
+        return (end - 1) * self.hop + self.reach
+
+    def extend(self, sound: np.ndarray, first_sample: int, end: int) -> None:
+        """Make frames up to `end` of a sound that begins at a sample which is some whole hops from the beginning."""
+        if end > self.end:
+            offset = first_sample // self.hop
+            new = self._make(sound, self.end - offset, end - offset)
+            self.values = np.concatenate([self.values, new], axis=1)
+
+    def forget(self, first: int) -> int:
+        """Let go of frames before `first`; returns the first sample that frames to come depend on."""
+        done = max(0, min(self.values.shape[1], first - self.first))
+        self.values, self.first = self.values[:, done:], self.first + done
+        return max(0, (self.end - KEPT_FRAMES) * self.hop - self.reach)
 
 
 class LipSyncStream:
@@ -59,13 +97,13 @@ class LipSyncStream:
         fitting = wants_fitting(settings.reference, self._generate.reference)
         self._put = compositor(settings.blend, settings.enhance, fitting)
         self._shift_ms = settings.audio_shift - self._generate.mel_lead_ms
-        self._hearing_shift_ms = settings.audio_shift - HEARING_LEAD_MS
-        self._windows = [(self._shift_ms, audio.MEL_STEP_SIZE)]  # begin after a frame's time (ms), mel frames
-        if fitting:
-            self._windows.append((self._hearing_shift_ms, audio.MEL_STEP_SIZE + AHEAD))
-        self.lookahead = max(
-            ((frames - 1) * hparams.hop_size + REACH) / SAMPLE_RATE + shift / 1000 for shift, frames in self._windows
-        )
+        self._speech_shift_ms = settings.audio_shift
+        self._mel = Spectrogram(audio.mel_frames, hparams)
+        self._speech = Spectrogram(audio.speech_frames, audio.SPEECH_HPARAMS) if fitting else None
+        self.lookahead = self._mel.samples_for(audio.MEL_STEP_SIZE) / SAMPLE_RATE + self._shift_ms / 1000
+        if self._speech:
+            hearing = self._speech.samples_for(AHEAD) / SAMPLE_RATE + self._speech_shift_ms / 1000
+            self.lookahead = max(self.lookahead, hearing)
         most = max(1, CYCLE_BYTES // (self.height * self.width * 3))
         with threads:
             located = list(located_once(settings, source, most, threads, StageClock()))
@@ -84,7 +122,6 @@ class LipSyncStream:
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
-        self._mel, self._first_mel = np.zeros((hparams.num_mels, 0), np.float32), 0
 
     def push(self, pcm: np.ndarray) -> None:
         """Add sound: (samples,) at 16 kHz mono, int16, or float in [-1, 1].
@@ -128,21 +165,23 @@ class LipSyncStream:
 
     def _make(self, indices: range) -> Iterator[np.ndarray]:
         places = [ping_pong(index, len(self._frames)) for index in indices]
-        self._extend_mel(self._mel_frames_for(indices[-1]))
-        windows = [self._window_start(index) - self._first_mel for index in indices]
+        self._mel.extend(self._sound, self._first_sample, self._mel_end(indices[-1]))
+        windows = [self._window_start(index) - self._mel.first for index in indices]
         with_face = [k for k, place in enumerate(places) if self._boxes[place]]
-        inputs = [(self._faces[places[k]], self._mel[:, windows[k] :][:, : audio.MEL_STEP_SIZE]) for k in with_face]
+        mels = [self._mel.values[:, start : start + audio.MEL_STEP_SIZE] for start in windows]
+        inputs = [(self._faces[places[k]], mels[k]) for k in with_face]
         references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
-        if self._hear and with_face:
-            heard = [self._window_start(indices[k], self._hearing_shift_ms) - self._first_mel for k in with_face]
-            shapes = self._hear(self._mel, np.array(heard), live=True)
+        if self._hear and self._speech and with_face:
+            self._speech.extend(self._sound, self._first_sample, self._speech_place(indices[-1]) + AHEAD)
+            heard = [self._speech_place(indices[k]) - self._speech.first for k in with_face]
+            shapes = self._hear(self._speech.values, np.array(heard), live=True)
             references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]
             fit = self._generate.fit
             inputs = [(*given, *map(fit, reference)) for given, reference in zip(inputs, references, strict=True)]
         faces = self._generate(inputs) if inputs else []
         made = dict(zip(with_face, zip(faces, references, strict=True), strict=True))
         self.frame_index = indices.stop
-        self._forget(self._window_start(indices.stop))
+        self._forget(indices.stop)
         for k, place in enumerate(places):
             frame = self._frames[place].copy()
             if k in made:
@@ -150,33 +189,30 @@ class LipSyncStream:
                 self._put(frame, face, self._boxes[place], *reference)
             yield frame
 
-    def _window_start(self, index: int, shift_ms: float | None = None) -> int:
+    def _window_start(self, index: int) -> int:
         """First mel frame of a frame's window, as in a whole file (`lipsync.pipeline.window_starts`)."""
-        return max(0, audio.mel_window_start(index, float(self.fps), self._shift_ms if shift_ms is None else shift_ms))
+        return max(0, audio.mel_window_start(index, float(self.fps), self._shift_ms))
+
+    def _mel_end(self, index: int) -> int:
+        return self._window_start(index) + audio.MEL_STEP_SIZE
+
+    def _speech_place(self, index: int) -> int:
+        """What a frame's mouth is heard at, as in a whole file."""
+        return max(0, int(audio.speech_places(np.array(index), float(self.fps), self._speech_shift_ms)))
 
     def _samples_for(self, index: int) -> int:
-        """How much sound, from the beginning, a frame's window depends on."""
-        return (self._mel_frames_for(index) - 1) * hparams.hop_size + REACH
+        """How much sound, from the beginning, a frame depends on."""
+        needed = self._mel.samples_for(self._mel_end(index))
+        if self._speech:
+            needed = max(needed, self._speech.samples_for(self._speech_place(index) + AHEAD))
+        return needed
 
-    def _mel_frames_for(self, index: int) -> int:
-        """How many mel frames, from the beginning, a frame depends on."""
-        return max(self._window_start(index, shift) + frames for shift, frames in self._windows)
-
-    def _extend_mel(self, end: int) -> None:
-        """Make mel frames up to `end`; each is made once."""
-        begun = self._first_mel + self._mel.shape[1]
-        if end > begun:
-            offset = self._first_sample // hparams.hop_size
-            new = audio.mel_frames(self._sound, begun - offset, end - offset)
-            self._mel = np.concatenate([self._mel, new], axis=1)
-
-    def _forget(self, first_window: int) -> None:
-        """Let go of the sound and mel frames that no window from `first_window` on needs."""
-        done = max(0, min(self._mel.shape[1], first_window - HEARD_BEFORE - self._first_mel))
-        self._mel, self._first_mel = self._mel[:, done:], self._first_mel + done
-        next_mel = self._first_mel + self._mel.shape[1]
-        first = max(0, (next_mel - KEPT_MEL_FRAMES) * hparams.hop_size - REACH)
-        first -= first % hparams.hop_size
+    def _forget(self, index: int) -> None:
+        """Let go of the sound and of what was made of it that no frame from `index` on needs."""
+        first = self._mel.forget(self._window_start(index) - KEPT_FRAMES)
+        if self._speech:
+            first = min(first, self._speech.forget(self._speech_place(index) - CONTEXT))
+        first -= first % WHOLE_HOPS
         if first > self._first_sample:
             self._sound, self._first_sample = self._sound[first - self._first_sample :], first
 

@@ -98,7 +98,8 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
     clock = StageClock()
     with clock("load"):
         source = FrameSource(options)
-        mel = audio.load_mel(options.audio)
+        wav = audio.load_wav(options.audio)
+        mel = audio.melspectrogram(wav)
         count = len(audio.mel_window_starts(mel.shape[1], float(source.fps)))
     faceless = []  # one entry a frame of the result
     with (
@@ -119,7 +120,8 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
         with clock("load"):
             synthesizer = load_synthesizer(options, threads)
             windows = mel_windows(mel, source.fps, options.audio_shift - synthesizer.mel_lead_ms)
-            shapes = heard_shapes(options, mel, source.fps, synthesizer)
+            shapes = heard_shapes(options, wav, count, source.fps, synthesizer)
+            del wav
         with closing(synced(options, source, located, windows, shapes, synthesizer, threads, clock)) as tasks:
             for task in tasks:
                 with clock("encode"):
@@ -178,16 +180,17 @@ def importing_torch() -> Iterator[None]:
 
 
 def heard_shapes(
-    options: InferenceOptions, mel: np.ndarray, fps: Fraction, synthesizer: Synthesizer
+    options: InferenceOptions, wav: np.ndarray, count: int, fps: Fraction, synthesizer: Synthesizer
 ) -> Iterator[np.ndarray] | None:
     """How open and wide the mouth of each frame of the result shall be (2,), see `Mouth.shaped`; None where faces are
     their own references."""
     from lipsync.reference import HeardShapes, wants_fitting  # these import torch
-    from models.speech_shape import HEARING_LEAD_MS
 
     if not wants_fitting(options.reference, synthesizer.reference):
         return None
-    return HeardShapes()(mel, window_starts(mel, fps, options.audio_shift - HEARING_LEAD_MS))
+    speech = audio.speech_spectrogram(wav).astype(np.float16)  # there are hours of sound
+    places = audio.speech_places(np.arange(count), float(fps), options.audio_shift).clip(0, speech.shape[1] - 1)
+    return HeardShapes()(speech, places)
 
 
 def mel_windows(mel: np.ndarray, fps: Fraction, shift_ms: float = 0.0) -> list[np.ndarray]:

@@ -172,14 +172,14 @@ class HeardShapes:
     def __init__(self) -> None:
         self._network = load_heard_shape()
 
-    def __call__(self, mel: np.ndarray, starts: np.ndarray, live: bool = False) -> Iterator[np.ndarray]:
-        """What is heard from ascending mel frames (n,) of a spectrogram (80, T) on, one after the other: the shares
-        (2,) in [0, 1] of all speech that sounds more closed, and narrower; see `Mouth.shaped`.
+    def __call__(self, speech: np.ndarray, places: np.ndarray, live: bool = False) -> Iterator[np.ndarray]:
+        """What is heard at ascending frames (n,) of a speech spectrogram (80, T), one after the other: the shares (2,)
+        in [0, 1] of all speech that sounds more closed, and narrower; see `Mouth.shaped`.
 
-        The mel frames lie `HEARING_LEAD_MS` before their frames; those before and after them count, too: `AHEAD` and
-        no more when `live`, so that it does not matter what else is known already.
+        What comes before and after counts, too: `AHEAD` frames and no more when `live`, so that it does not matter
+        what else is known already.
         """
-        for window, places in (windows_so_far if live else windows_along)(mel, starts):
+        for window, where in (windows_so_far if live else windows_along)(speech, places):
             with torch.inference_mode():
-                ranks = self._network.rank(window, places)[0].numpy()
+                ranks = self._network.rank(window, where)[0].numpy()
             yield from ranks

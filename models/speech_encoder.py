@@ -11,47 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hparams import hparams
-
-BANDS = 80  # mel bands of the published spectrogram
-FRAMES_PER_SECOND = 100  # of it
 TOKENS_PER_SECOND = 50
+BANDS = 80
 CHANNELS = 384
 HEADS = 6
 BLOCKS = 2  # of 4; sounds are told apart best after these, words by the later ones
-REACH = 7  # frames that a frame of the published spectrogram is made of
+DECIBELS = 12.5  # that a step of `audio.speech_spectrogram` is
+LOUDEST = 2.0  # logarithm of the power (base 10) at its upper end, 4
+DEPTH = 8.0  # what lies deeper under the loudest of a window, in such logarithms, is as silence
 
 
 class SpeechEncoder(nn.Module):
-    """What is said in a mel spectrogram of this project.
-
-    The published network has another spectrogram, of other bands, windows and times: `bands` makes it from ours, as
-    well as a linear map can.
-    """
+    """What is said in a speech spectrogram."""
 
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0) -> None:
         super().__init__()
         self.img_size, self.width = tuple(img_size), width  # not used; a checkpoint has them
-        self.bands = nn.Conv1d(hparams.num_mels, BANDS, REACH, padding=REACH // 2, padding_mode="replicate")
         self.conv1 = nn.Conv1d(BANDS, CHANNELS, 3, padding=1)
         self.conv2 = nn.Conv1d(CHANNELS, CHANNELS, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """Mel windows (N, 80, T) in [-4, 4] at 80 frames a second -> tokens (N, n, 384), 20 ms apart, the first one at
-        the first frame, the last one at the last frame or less than 20 ms before."""
-        return self.layers(self.bands(resampled(mel)))[-1]
+    def forward(self, speech: Tensor) -> Tensor:
+        """Windows (N, 80, T) of `audio.speech_spectrogram`, in [-4, 4] at 100 frames a second -> tokens (N, T / 2,
+        384), 20 ms apart, the first one at the first frame."""
+        return self.of_published(as_published(speech))
 
-    def layers(self, spectrogram: Tensor) -> list[Tensor]:
-        """What comes out of each block, of the published spectrogram (N, 80, T): log10 of power, clamped to 8 below its
-        maximum, plus 4, over 4."""
+    def of_published(self, spectrogram: Tensor) -> Tensor:
+        """The same of the published spectrogram."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(spectrogram)))).transpose(1, 2)
         x = x + positions(x.shape[1]).to(x)
-        out = []
         for block in self.blocks:
             x = block(x)
-            out.append(x)
-        return out
+        return x
 
 
 class Block(nn.Module):
@@ -93,9 +84,8 @@ def positions(count: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def resampled(mel: Tensor) -> Tensor:
-    """Windows (N, 80, T) of this project at `FRAMES_PER_SECOND`, from their first frame on: (N, 80, n)."""
-    step = hparams.sample_rate / hparams.hop_size / FRAMES_PER_SECOND
-    places = step * torch.arange(int((mel.shape[2] - 1) / step) + 1, device=mel.device)
-    low = places.floor().clamp(0, mel.shape[2] - 2).long()
-    return mel[..., low] + (places - low).to(mel.dtype) * (mel[..., low + 1] - mel[..., low])
+def as_published(speech: Tensor) -> Tensor:
+    """Windows (N, 80, T) of `audio.speech_spectrogram` as the published network takes them: the logarithm of power, 4
+    more, a quarter of that."""
+    log = LOUDEST + (speech - 4) * (DECIBELS / 10)
+    return (torch.maximum(log, log.amax((1, 2), keepdim=True) - DEPTH) + 4) / 4

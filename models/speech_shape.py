@@ -16,17 +16,16 @@ import audio
 from models.conv import scaled
 from models.speech_encoder import CHANNELS, TOKENS_PER_SECOND, SpeechEncoder
 
-# A window is of mel frames: some before those that a generator hears (16), and some after them, for what mouths get
-# ready for. Live streams come later by the latter.
-CONTEXT, AHEAD = 104, 8
-WINDOW = CONTEXT + audio.MEL_STEP_SIZE + AHEAD
-LAST = CONTEXT  # the last place in a window at which what a generator hears may begin
-FIRST = 40  # the first one that is listened to: half a second is heard before it
-STRETCH = 32  # mel frames; of so many one window serves, where what comes later can be heard, too
-SPOKEN = slice(CONTEXT, CONTEXT + audio.MEL_STEP_SIZE)  # what a generator hears that begins at `LAST`
-HEARING_LEAD_MS = 40.0  # how much before a frame what a generator hears starts
-BEFORE, AFTER = 12, 11  # tokens about a frame's own that are listened to
-SILENCE = (-3.2, -2.2)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
+# A window is of 1.6 s: frames of 10 ms before a video frame's own time, and from then on, for what mouths get ready
+# for. Live streams come later by the latter.
+CONTEXT, AHEAD = 136, 24
+WINDOW = CONTEXT + AHEAD
+LAST = CONTEXT  # the last place in a window that is listened to
+FIRST = 56  # the first one: half a second is heard before it
+STRETCH = 40  # frames; of so many one window serves, where what comes later can be heard, too
+BEFORE, AFTER = 12, 11  # tokens about a place that are listened to
+SPOKEN = (4, 16)  # frames before a place and from it on, by which it is told whether anything is said
+SILENCE = (-1.3, -0.3)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
 LISTENERS = 5  # that hear alike but for what each has learnt by heart: their mean is better than any
 LISTENING = 192  # channels of each
 NEIGHBOURS = 3  # frames of 40 ms before and after the one that is heard, of which listeners have to know, too
@@ -80,56 +79,50 @@ class SpeechShape(nn.Module):
         self.register_buffer("std", torch.ones(2))  # of what it learnt from, around the means of clips
         self.register_buffer("spread", torch.ones(2))  # standard deviation of `standardised` over speech
 
-    def forward(self, mel: Tensor, places: Tensor) -> Tensor:
-        """Mel windows (N, 80, `WINDOW`) in [-4, 4] -> (N, n, 2): openings in eye distances, and widths of mouths in
-        those of the face's crop.
+    def forward(self, speech: Tensor, places: Tensor) -> Tensor:
+        """Windows (N, 80, `WINDOW`) of `audio.speech_spectrogram` -> (N, n, 2): openings in eye distances, and widths
+        of mouths in those of the face's crop, at frames `places` (N, n) of the windows, from `FIRST` to `LAST`."""
+        return self.std * self.standardised(speech, places)
 
-        What a generator hears begins at mel frames `places` (N, n) of the windows, from `FIRST` to `LAST`, one frame
-        (40 ms) before the faces in question.
-        """
-        return self.std * self.standardised(mel, places)
-
-    def standardised(self, mel: Tensor, places: Tensor) -> Tensor:
+    def standardised(self, speech: Tensor, places: Tensor) -> Tensor:
         """The same (N, n, 2) in standard deviations around the means of clips."""
-        return self.of_each(mel, places).mean(0)[..., NEIGHBOURS]
+        return self.of_each(speech, places).mean(0)[..., NEIGHBOURS]
 
-    def of_each(self, mel: Tensor, places: Tensor) -> Tensor:
+    def of_each(self, speech: Tensor, places: Tensor) -> Tensor:
         """The same by each listener, and of the frames about each, too: (`LISTENERS`, N, n, 2, 2 x `NEIGHBOURS` + 1).
 
         Who has to know how mouths move on hears better how they are.
         """
-        tokens = self.encoder(mel.float())
-        rate = TOKENS_PER_SECOND / audio.MEL_FRAMES_PER_SECOND
-        own = (rate * places + TOKENS_PER_SECOND * HEARING_LEAD_MS / 1000).ceil().long()
-        offsets = torch.arange(-BEFORE, AFTER + 1, device=own.device)
-        around = (own[..., None] + offsets).clamp(0, tokens.shape[1] - 1)
+        tokens = self.encoder(speech)
+        own = (places + 1) // round(audio.SPEECH_FRAMES_PER_SECOND / TOKENS_PER_SECOND)
+        around = own[..., None] + torch.arange(-BEFORE, AFTER + 1, device=own.device)
         return torch.stack([listener(tokens, around) for listener in self.listeners])
 
-    def rank(self, mel: Tensor, places: Tensor) -> Tensor:
+    def rank(self, speech: Tensor, places: Tensor) -> Tensor:
         """The shares of all speech that sounds more closed, and narrower, in [0, 1]: (N, n, 2). Silence closes the
         mouth, and leaves it as wide as ever."""
-        loudest = F.avg_pool1d(mel.amax(1, keepdim=True), audio.MEL_STEP_SIZE, 1)[:, 0].gather(1, places)
+        loudest = F.avg_pool1d(speech.amax(1, keepdim=True), sum(SPOKEN), 1)[:, 0].gather(1, places - SPOKEN[0])
         spoken = ((loudest - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)[..., None]
-        at_rest = torch.tensor(AT_REST, device=mel.device)
-        return at_rest + spoken * (torch.special.ndtr(self.standardised(mel, places) / self.spread) - at_rest)
+        at_rest = torch.tensor(AT_REST, device=speech.device)
+        return at_rest + spoken * (torch.special.ndtr(self.standardised(speech, places) / self.spread) - at_rest)
 
 
-def windows_along(mel: np.ndarray, starts: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `SpeechShape` takes to hear, one after the other, what generators do that begin at ascending mel frames (n,)
-    of a spectrogram (80, T): windows (1, 80, `WINDOW`) and the places (1, some) in each.
+def windows_along(speech: np.ndarray, places: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `SpeechShape` takes to hear ascending frames (n,) of a speech spectrogram (80, T), one after the other:
+    windows (1, 80, `WINDOW`) and the places (1, some) in each.
 
     As much is heard after them as the windows have, up to the end.
     """
-    latest = mel.shape[1] - audio.MEL_STEP_SIZE - AHEAD
-    while len(starts):
-        count = int(np.searchsorted(starts, starts[0] + STRETCH, side="right"))
-        here, starts = starts[:count], starts[count:]
-        end = max(here[-1], min(here[0] + LAST - FIRST, latest))
-        window = audio.mel_windows_at(mel, np.array([end]), CONTEXT, AHEAD)
-        yield torch.from_numpy(window), torch.from_numpy(LAST + here - end)[None]
+    latest = speech.shape[1] - AHEAD
+    while len(places):
+        count = int(np.searchsorted(places, places[0] + STRETCH, side="right"))
+        here, places = places[:count], places[count:]
+        last = max(here[-1], min(here[0] + LAST - FIRST, latest))
+        window = audio.stretches_at(speech, np.array([last]), CONTEXT, AHEAD)
+        yield torch.from_numpy(window).float(), torch.from_numpy(LAST + here - last)[None]
 
 
-def windows_so_far(mel: np.ndarray, starts: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+def windows_so_far(speech: np.ndarray, places: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
     """The same without what comes later than `AHEAD`: each has its own window."""
-    for window in audio.mel_windows_at(mel, starts, CONTEXT, AHEAD):
-        yield torch.from_numpy(window)[None], torch.tensor([[LAST]])
+    for window in audio.stretches_at(speech, places, CONTEXT, AHEAD):
+        yield torch.from_numpy(window).float()[None], torch.tensor([[LAST]])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 from scipy.io import wavfile
@@ -136,10 +137,21 @@ def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("context", "ahead"), [(0, 0), (5, 0), (36, 8)])
 def test_windows_have_silence_around_the_sound(context, ahead):
     mel = np.random.default_rng(0).uniform(-3, 4, (80, 50)).astype(np.float32)
-    starts = np.array([-7, 0, 20, 45, 60])
-    padded = np.pad(mel, ((0, 0), (context, 16 + ahead)), constant_values=-4)
-    found = audio.mel_windows_at(mel, starts, context, ahead)
-    assert found.shape == (5, 80, context + 16 + ahead) and found.dtype == np.float32
-    for window, start in zip(found, np.clip(starts, 0, 50), strict=True):
-        assert np.array_equal(window, padded[:, start : start + context + 16 + ahead])
-    assert audio.mel_windows_at(mel, starts[:0], context, ahead).shape == (0, 80, context + 16 + ahead)
+    places = np.array([-7, 0, 20, 45, 60, 120])
+    padded = np.pad(mel, ((0, 0), (context + 7, ahead + 120)), constant_values=-4)
+    found = audio.stretches_at(mel, places, context, ahead)
+    assert found.shape == (6, 80, context + ahead) and found.dtype == np.float32
+    for window, place in zip(found, places, strict=True):
+        assert np.array_equal(window, padded[:, place + 7 : place + 7 + context + ahead])
+    assert audio.stretches_at(mel, places[:0], context, ahead).shape == (0, 80, context + ahead)
+
+
+def test_speech_spectrogram_is_librosas_of_power_in_our_decibels():
+    wav = (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    power = librosa.feature.melspectrogram(y=wav, sr=16000, n_fft=400, hop_length=160, n_mels=80, pad_mode="reflect")
+    expected = np.clip((10 * np.log10(power) - 20 + 100) / 12.5 - 4, -4, 4)
+    found = audio.speech_spectrogram(wav)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    np.testing.assert_allclose(audio.speech_frames(wav[800:], 20, 60), found[:, 25:65], atol=1e-5)
+    assert audio.speech_places(np.arange(4), 25).tolist() == [0, 4, 8, 12]
+    assert audio.speech_places(np.array([30]), 30, -20.0).tolist() == [98]

@@ -18,11 +18,12 @@ from tqdm import tqdm
 import audio
 import crops
 from errors import InputError
-from hparams import HParams
+from hparams import HParams, hparams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from whole import write_text_whole
 
 MIN_FRAMES = 16  # a clip needs more than 15
+LEVELS = 255  # steps of stored spectrograms over [-4, 4]
 Steps = tuple[int, ...]  # the frames of a window, counted from its first
 FACTS = "data.json"  # what preprocess.py says of a tree, at its root
 FILELISTS = Path(__file__).resolve().parent.parent / "filelists"
@@ -37,6 +38,7 @@ class Clip:
         numbers: (n,) frame numbers that have a crop, ascending.
         mel: (mel frames, 80) float32.
         encoded: the crops' JPEG files, of a clip that came out of a shard.
+        packed_speech: (frames, 80) what `speech` is made of, of a clip that came out of a pack.
         faces: (n, H, W, 3) uint8 BGR, in memory colour by colour (`in_planes`); None while crops are decoded on demand.
     """
 
@@ -45,6 +47,7 @@ class Clip:
     mel: np.ndarray
     faces: np.ndarray | None = None
     encoded: list[bytes] | None = None
+    packed_speech: np.ndarray | None = None
 
     def window_starts(self, fps: float, lead: int = 0, steps: Steps = CONSECUTIVE) -> np.ndarray:
         """Frame numbers at which all crops of a window exist and mel windows fit.
@@ -73,6 +76,13 @@ class Clip:
             return self.faces[at : at + SYNCNET_T]
         return np.stack([self.face(at, img_size) for at in np.searchsorted(self.numbers, np.add(steps, start))])
 
+    def speech(self) -> np.ndarray:
+        """What mouths are heard by, see `audio.speech_spectrogram`: (80, frames). Raises InputError where the clip's
+        sound is missing."""
+        if self.packed_speech is not None:
+            return from_levels(self.packed_speech).T
+        return audio.speech_spectrogram(audio.load_wav(self.folder / "audio.wav"))
+
     def mel_window(self, frame: int, fps: float) -> np.ndarray:
         """The mel that starts at a video frame: (80, 16)."""
         return self.mel_windows(np.array([frame]), fps)[0]
@@ -81,6 +91,18 @@ class Clip:
         """The mels that start at video frames: (n, 80, 16)."""
         starts = audio.mel_starts(frames, fps)
         return self.mel[starts[:, None] + np.arange(audio.MEL_STEP_SIZE)].transpose(0, 2, 1)
+
+
+def to_levels(spectrogram: np.ndarray) -> np.ndarray:
+    """A spectrogram in [-4, 4] as 8-bit numbers."""
+    top = hparams.max_abs_value
+    return np.round((np.clip(spectrogram, -top, top) + top) * (LEVELS / (2 * top))).astype(np.uint8)
+
+
+def from_levels(levels: np.ndarray) -> np.ndarray:
+    """What `to_levels` made numbers of, float32."""
+    top = hparams.max_abs_value
+    return levels.astype(np.float32) * (2 * top / LEVELS) - top
 
 
 def in_planes(faces: np.ndarray) -> np.ndarray:

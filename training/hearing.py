@@ -25,7 +25,8 @@ from models.speech_shape import SpeechShape, windows_along
 from training.augment import MAX_MEL_GAIN
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
-from training.opening import correlation, descend
+from training.opening import correlation
+from training.supervised import descend
 
 BATCH = 128
 RATE = 2e-3  # the highest of the cycle
@@ -41,7 +42,7 @@ def lessons(teacher: SpeechShape, data_root: Path, split: str, filelists: Path, 
     for clip in tqdm(load_clips(data_root, split, hp, 1, filelists), desc=f"hear {split}", unit="clip"):
         frames = clip.window_starts(hp.fps, 1) - 1
         windows.append(clip.mel_windows(frames, hp.fps))
-        heard = windows_along(clip.mel.T, audio.mel_starts(frames, hp.fps))
+        heard = windows_along(clip.speech(), audio.speech_places(frames + 1, hp.fps))
         said += [teacher.standardised(*each)[0, :, 0] for each in heard]
     return torch.from_numpy(np.concatenate(windows))[:, None], torch.cat(said)
 

@@ -15,7 +15,7 @@ from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
 from models.opening import MouthOpening, as_input
-from models.speech_shape import HEARING_LEAD_MS, windows_along
+from models.speech_shape import windows_along
 from mouths import WIDTHS, at_least_open, gap_at, gap_of, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
 
@@ -104,11 +104,10 @@ class FittingReferences:
             wanted = self._shape.lips_of(targets)
             widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
             return gap_of(self._seen.openings_of(targets), self.img_size[1]), np.divide(*widths)
-        source, lead = self.clips[clip], HEARING_LEAD_MS / 1000 * self.fps
-        starts, which = np.unique(
-            audio.mel_starts(np.maximum(source.numbers[places] - lead, 0), self.fps), return_inverse=True
-        )
-        ranks = torch.cat([self._hear.rank(*heard)[0] for heard in windows_along(source.mel.T, starts)])
+        source = self.clips[clip]
+        frames, which = np.unique(source.numbers[places], return_inverse=True)
+        heard = windows_along(source.speech(), audio.speech_places(frames, self.fps))
+        ranks = torch.cat([self._hear.rank(*each)[0] for each in heard])
         openings, widths = ranks[which].T.tolist()
         gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
         return np.array(gaps), np.array([widening_at(rank) for rank in widths])
@@ -140,7 +139,7 @@ class Matches:
         for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True):
             frames = np.sort(rng.choice(starts[clip], times)) - 1
             windows.append(self.clips[clip].mel_windows(frames, fps))
-            heard = windows_along(self.clips[clip].mel.T, audio.mel_starts(frames, fps))
+            heard = windows_along(self.clips[clip].speech(), audio.speech_places(frames + 1, fps))
             openings += [hear(*each)[0, :, 0] for each in heard]
         return np.concatenate(windows)[torch.cat(openings).argsort(stable=True).numpy()]
 

@@ -9,16 +9,17 @@ They learn from a landmark model's judgement: `training.landmarks` comes first. 
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 import audio
 from errors import InputError, run_script
@@ -33,46 +34,21 @@ from models.checkpoint import (
 )
 from models.opening import MouthOpening, MouthShape
 from models.speech_encoder import SpeechEncoder
-from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, NEIGHBOURS, SpeechShape
+from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, NEIGHBOURS, SpeechShape, windows_along, windows_so_far
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
 from training.landmarks import Labels, labels_paths
+from training.supervised import Draws, Labelled, Plan, learn
 from training.variety import PIXELS, in_other_voice, moved_a_little, moved_with_points, partly_covered
 
 MIN_KNOWN = 0.7  # of a clip's crops, for it to teach hearing
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
 CLOSENESS = (0.15, 0.3, 0.5, 1, 0.5, 0.3, 0.15)  # weights of the frames about the one that is heard
 NEIGHBOUR_SECONDS = 0.04  # from one of these to the next
-PLACES = (FIRST, 56, 72, 88, LAST)  # in the windows that teach hearing
-MIDDLE = 2  # of them: about where a file is heard; the last one is heard live
+PLACES = (FIRST, 76, 96, 116, LAST)  # in the windows that teach hearing
 EVERY = 2  # frames: from one of these windows to the next
 COVERED, FREE = 0.35, 0.1  # shares of a mouth: from the first on it is not to be seen, up to the second it is
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a network learns: AdamW over one cycle of the learning rate."""
-
-    steps: int
-    batch: int
-    rate: float  # the highest
-    weight_decay: float
-    varied: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # what is shown, and what is to be said of it
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What is shown (n, ...), faces or mel windows; what is known of it (n, ...), openings or lips; its clip (n,)."""
-
-    shown: Tensor
-    known: Tensor
-    clip: Tensor
-
-    @property
-    def standardised(self) -> Tensor:
-        """(n,) openings of mean 0 and standard deviation 1."""
-        return (self.known - self.known.mean()) / self.known.std()
 
 
 def read_labels(data_root: Path, split: str, filelists: Path, hp: HParams) -> tuple[list[Clip], Labels]:
@@ -102,67 +78,57 @@ def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
     return Labelled(torch.from_numpy(faces).permute(0, 3, 1, 2)[known], values[known], clip[known])
 
 
-def heard(clips: list[Clip], labels: Labels, hp: HParams) -> Labelled:
-    """Mel windows (n, 1, 80, `WINDOW`), and openings and widths above their clips' means at `PLACES` in each, of those
-    frames and of the `NEIGHBOURS` before and after: (n, places, 2, 2 x `NEIGHBOURS` + 1), not a number where there is
-    no frame."""
-    shown, above, of = [], [], []
+@dataclass(frozen=True)
+class Talk:
+    """A clip whose mouth is known.
+
+    Attributes:
+        speech: (80, T), see `audio.speech_spectrogram`.
+        numbers: (n,) of its frames.
+        fps: frames a second.
+        above: (n, 2) openings and widths, above their means.
+        clip: which clip it is.
+    """
+
+    speech: np.ndarray
+    numbers: np.ndarray
+    fps: float
+    above: np.ndarray
+    clip: int
+
+
+def talks(clips: list[Clip], labels: Labels, hp: HParams) -> list[Talk]:
+    """The clips of most of whose crops openings and widths are known; the others are interpolated."""
+    found = []
     ends = np.cumsum([len(clip.numbers) for clip in clips])
     values = np.stack((labels.openings, labels.widths), axis=1)
-    earlier = hp.fps * (LAST - np.array(PLACES)) / audio.MEL_FRAMES_PER_SECOND
-    offsets = hp.fps * NEIGHBOUR_SECONDS * np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     for index, (clip, raw) in enumerate(zip(clips, np.split(values, ends[:-1]), strict=True)):
         known = ~np.isnan(raw).any(1)
-        if known.mean() < MIN_KNOWN:
-            continue
-        whole = np.stack([np.interp(clip.numbers, clip.numbers[known], each[known]) for each in raw.T], axis=1)
-        smooth = gaussian_filter1d(whole, SMOOTHING, axis=0)
-        smooth -= smooth.mean(0)
-        latest = np.arange(max(1, clip.numbers[0]), clip.numbers[-1] + 1, EVERY)
-        frames = latest[:, None] - earlier
-        there = (frames >= max(1, clip.numbers[0])) & (frames <= clip.numbers[-1])
-        around = np.stack([np.interp(frames[..., None] + offsets, clip.numbers, each) for each in smooth.T], axis=2)
-        around[~there] = np.nan
-        windows = audio.mel_windows_at(clip.mel.T, audio.mel_starts(latest - 1, hp.fps), CONTEXT, AHEAD)
+        if known.mean() >= MIN_KNOWN:
+            whole = [np.interp(clip.numbers, clip.numbers[known], each[known]) for each in raw.T]
+            smooth = gaussian_filter1d(np.stack(whole, axis=1), SMOOTHING, axis=0)
+            found.append(Talk(clip.speech(), clip.numbers, hp.fps, smooth - smooth.mean(0), index))
+    return found
+
+
+def heard(talks: list[Talk]) -> Labelled:
+    """Windows of speech (n, 1, 80, `WINDOW`), and openings and widths above their clips' means at `PLACES` in each, of
+    those frames and of the `NEIGHBOURS` before and after: (n, places, 2, 2 x `NEIGHBOURS` + 1), not a number where
+    there is no frame."""
+    shown, above, of = [], [], []
+    earlier = (LAST - np.array(PLACES)) / audio.SPEECH_FRAMES_PER_SECOND  # seconds
+    offsets = NEIGHBOUR_SECONDS * np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
+    for talk in talks:
+        latest = np.arange(talk.numbers[0], talk.numbers[-1] + 1, EVERY)
+        frames = latest[:, None] - talk.fps * earlier
+        around = [np.interp(frames[..., None] + talk.fps * offsets, talk.numbers, each) for each in talk.above.T]
+        known = np.stack(around, axis=2)
+        known[frames < talk.numbers[0]] = np.nan
+        windows = audio.stretches_at(talk.speech, audio.speech_places(latest, talk.fps), CONTEXT, AHEAD)
         shown.append(windows[:, None].astype(np.float16))
-        above.append(around.astype(np.float32))
-        of.append(np.full(len(latest), index))
+        above.append(known.astype(np.float32))
+        of.append(np.full(len(latest), talk.clip))
     return Labelled(*(torch.from_numpy(np.concatenate(part)) for part in (shown, above, of)))
-
-
-def learn(
-    network: nn.Module,
-    shown: Tensor,
-    known: Tensor,
-    plan: Plan,
-    seed: int,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    """A loss of random batches of what is shown and of what is known of it, both changed at random by `plan.varied`."""
-    draw = torch.Generator().manual_seed(seed)
-    device = next(network.parameters()).device
-
-    def loss() -> Tensor:
-        chosen = torch.randint(len(known), (plan.batch,), generator=draw)
-        return loss_of(*plan.varied(shown[chosen].to(device).float(), known[chosen].to(device)))
-
-    descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
-
-
-def descend(network: nn.Module, steps: int, rate: float, weight_decay: float, loss_of: Callable[[], Tensor]) -> None:
-    """AdamW on `loss_of()` over one cycle of the learning rate, at most `rate`; in eval mode afterwards."""
-    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps)
-    network.train()
-    bar = tqdm(range(steps), desc=type(network).__name__, unit="step")
-    for _ in bar:
-        loss = loss_of()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    network.eval()
 
 
 @torch.inference_mode()
@@ -215,7 +181,7 @@ def shape_figures(network: MouthShape, data: Labelled, seed: int) -> dict[str, f
     }
 
 
-def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, plan: Plan, draws: Draws) -> dict:
     """Returns figures on `val`, as do the two below."""
     network.mean.fill_(train.known.mean())
     network.std.fill_(train.known.std())
@@ -223,11 +189,11 @@ def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, p
     def loss(faces: Tensor, wanted: Tensor) -> Tensor:
         return F.smooth_l1_loss(network.standardised(faces), wanted)
 
-    learn(network, train.shown, train.standardised, plan, seed, loss)
+    learn(network, train, train.standardised, plan, draws, loss)
     return figures_of(judged(network, val), val.known, val.clip, 0)
 
 
-def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, draws: Draws) -> dict:
     network.mean.copy_(train.known.mean(0))
 
     def loss(faces: Tensor, wanted: Tensor) -> Tensor:
@@ -239,48 +205,47 @@ def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan:
         seen_or_not = F.binary_cross_entropy_with_logits(visible[sure], free[sure])
         return ((0.1 + free) * off).mean() + seen_or_not
 
-    learn(network, train.shown, PIXELS * train.known, plan, seed, loss)
-    return shape_figures(network, val, seed)
+    learn(network, train, PIXELS * train.known, plan, draws, loss)
+    return shape_figures(network, val, draws.seed)
 
 
-def teach_hearing(network: SpeechShape, train: Labelled, val: Labelled, plan: Plan, seed: int) -> dict:
+def teach_hearing(network: SpeechShape, train: list[Talk], val: list[Talk], plan: Plan, draws: Draws) -> dict:
     """The encoder is left as it is."""
     network.encoder.requires_grad_(False)
-    in_the_middle = train.known[..., NEIGHBOURS].flatten(0, 1)
+    data = heard(train)
+    in_the_middle = data.known[..., NEIGHBOURS].flatten(0, 1)
     network.std.copy_(in_the_middle[~in_the_middle.isnan().any(1)].std(0))
     weights = torch.tensor(CLOSENESS, device=network.std.device)
     places = torch.tensor(PLACES, device=network.std.device)
 
-    def loss(mel: Tensor, known: Tensor) -> Tensor:
+    def loss(speech: Tensor, known: Tensor) -> Tensor:
         there = ~known[:, :, 0, 0].isnan()
-        said = network.of_each(mel[:, 0], places.expand(len(mel), -1))[:, there]
+        said = network.of_each(speech[:, 0], places.expand(len(speech), -1))[:, there]
         wanted = (known[there] / network.std[:, None]).expand_as(said)
         return (weights * F.smooth_l1_loss(said, wanted, reduction="none")).mean()
 
-    learn(network, train.shown, train.known, plan, seed, loss)
-    # Over the unseen: it says more of what it has learnt by heart.
-    said, known = heard_and_known(network, val, MIDDLE)
-    network.spread.copy_(said.std(0) / network.std.cpu())
+    learn(network, data, data.known, plan, draws, loss)
+    known, clip = (
+        torch.from_numpy(np.concatenate(part))
+        for part in zip(*((talk.above, np.full(len(talk.above), talk.clip)) for talk in val), strict=True)
+    )
     figures = {}
-    for where, place in (("", MIDDLE), ("live_", len(PLACES) - 1)):
-        said, known = heard_and_known(network, val, place)
-        clip = val.clip[~val.known[:, place, 0, 0].isnan()]
+    for where, windows in (("live_", windows_so_far), ("", windows_along)):
+        said = torch.cat([said_of(network, talk, windows) for talk in val])
         for at, what in enumerate(("opening", "width")):
             found = figures_of(said[:, at], known[:, at], clip, 1)
             figures |= {f"{where}{what}_{name}": value for name, value in found.items()}
+    # Over the unseen: it says more of what it has learnt by heart.
+    network.spread.copy_(said.std(0))
     return figures
 
 
 @torch.inference_mode()
-def heard_and_known(network: SpeechShape, data: Labelled, place: int) -> tuple[Tensor, Tensor]:
-    """What is heard at one of `PLACES`, and what is known of it: (n, 2) both, where it is known."""
-    device, known = network.std.device, data.known[:, place, :, NEIGHBOURS]
-    there = ~known.isnan().any(1)
-    said = [
-        network(part[:, 0].to(device).float(), torch.full((len(part), 1), PLACES[place], device=device))[:, 0].cpu()
-        for part in data.shown[there].split(128)
-    ]
-    return torch.cat(said), known[there]
+def said_of(network: SpeechShape, talk: Talk, windows: Callable[..., Iterator]) -> Tensor:
+    """What is heard of each frame, in standard deviations: (n, 2)."""
+    device, places = network.std.device, audio.speech_places(talk.numbers, talk.fps)
+    said = [network.standardised(*(part.to(device) for part in each))[0] for each in windows(talk.speech, places)]
+    return torch.cat(said).cpu()
 
 
 @dataclass(frozen=True)
@@ -289,8 +254,8 @@ class Lesson:
 
     kind: type[nn.Module]
     file: Path
-    read: Callable[[list[Clip], Labels, HParams], Labelled]
-    teach: Callable[[nn.Module, Labelled, Labelled, Plan, int], dict[str, float]]
+    read: Callable[[list[Clip], Labels, HParams], Any]
+    teach: Callable[[nn.Module, Any, Any, Plan, Draws], dict[str, float]]
     plan: Plan
     bits: int  # of weights in the file
 
@@ -305,7 +270,7 @@ LESSONS = {
         Plan(2600, 64, 2e-3, 0.02, moved_with_points), 16,
     ),
     "speech_shape": Lesson(
-        SpeechShape, HEARD_SHAPE, heard, teach_hearing, Plan(700, 64, 2e-3, 0.05, in_other_voice), 8,
+        SpeechShape, HEARD_SHAPE, talks, teach_hearing, Plan(700, 64, 2e-3, 0.05, in_other_voice), 8,
     ),
 }  # fmt: skip
 
@@ -316,6 +281,24 @@ def read_encoder(path: Path | None) -> SpeechEncoder:
     return load_heard_shape().encoder if path is None else load_network(SpeechEncoder, path)
 
 
+def how_often(clips: list[Clip], wanted: list[str]) -> Tensor:
+    """How often each clip is drawn, by `FOLDER=TIMES` or else once: (clips,). Raises InputError."""
+    folders = [clip.folder.parts[-2] for clip in clips]
+    often = torch.ones(len(clips))
+    for text in wanted:
+        folder, _, times = text.partition("=")
+        try:
+            factor = float(times)
+        except ValueError:
+            factor = 0.0
+        if not 0 < factor < math.inf:
+            raise InputError(f"--often {text}: give FOLDER=TIMES, a number over 0")
+        if folder not in folders:
+            raise InputError(f"--often {text}: the training set has no folder {folder}")
+        often[[folder == each for each in folders]] = factor
+    return often
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the networks that see and hear mouths")
     parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
@@ -324,6 +307,10 @@ def main() -> None:
     parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")
     parser.add_argument("--speech_encoder", type=Path, help="of training.speech_encoder (default: what is shipped)")
+    parser.add_argument(
+        "--often", nargs="+", default=[], metavar="FOLDER=TIMES",
+        help="folders of clips, drawn so many times as often: of the language that is to be spoken, say",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 700)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
@@ -333,6 +320,7 @@ def main() -> None:
     device = Workers(args.device).device
     hp = hparams.override(f"fps={data_fps(args.data_root, 'train')}")
     splits = [read_labels(args.data_root, split, args.filelists, hp) for split in ("train", "val")]
+    draws = Draws(args.seed, how_often(splits[0][0], args.often))
     for name in args.only:
         lesson = LESSONS[name]
         train, val = (lesson.read(clips, labels, hp) for clips, labels in splits)
@@ -342,7 +330,7 @@ def main() -> None:
             network.encoder = read_encoder(args.speech_encoder)
         network.to(device)
         plan = lesson.plan if args.steps is None else dataclasses.replace(lesson.plan, steps=args.steps)
-        figures = lesson.teach(network, train, val, plan, args.seed)
+        figures = lesson.teach(network, train, val, plan, draws)
         file = lesson.file.name
         print(file, *(f"{name} {value:.3f}" for name, value in figures.items()), "on unseen speakers", flush=True)
         save_checkpoint(args.target_dir / file, network.cpu(), bits=lesson.bits)

@@ -1,4 +1,4 @@
-"""A preprocessed tree in two files a split: all crops as one video, all mels as 8-bit numbers.
+"""A preprocessed tree in two files a split: all crops as one video, all spectrograms as 8-bit numbers.
 
     python -m training.pack --data_root lrs2_preprocessed --packed_root packed
 
@@ -19,9 +19,8 @@ from tqdm import tqdm
 import crops
 from errors import InputError, run_script
 from hparams import HParams, hparams
-from training.clips import FILELISTS, Clip, check_fps, free_memory, open_clips
+from training.clips import FILELISTS, Clip, check_fps, free_memory, from_levels, open_clips, to_levels
 
-MEL_LEVELS = 255  # steps of the stored mel over [-4, 4]
 AGAIN = "pack the preprocessed tree again"
 
 
@@ -37,12 +36,13 @@ def packed_fps(folder: Path, split: str) -> float | None:
 
 
 def write_pack(clips: list[Clip], folder: Path, split: str, hp: HParams, crf: int = 18) -> tuple[Path, Path]:
-    """Write `<split>.mp4` (H.264, all crops of all clips in a row) and `<split>.npz` (names, counts, mels).
+    """Write `<split>.mp4` (H.264, all crops of all clips in a row) and `<split>.npz` (names, counts, spectrograms).
 
     The index is written last and holds the video's SHA-256, so that a pack is whole or not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     video, index = folder / f"{split}.mp4", _index_path(folder, split)
+    speech = [to_levels(clip.speech().T) for clip in clips]
     asides = [path.with_name(f".{path.name}.part") for path in (video, index)]
     try:
         _write_video(clips, asides[0], split, hp, crf)
@@ -54,7 +54,9 @@ def write_pack(clips: list[Clip], folder: Path, split: str, hp: HParams, crf: in
                 frames=np.array([len(clip.numbers) for clip in clips]),
                 numbers=np.concatenate([clip.numbers for clip in clips]).astype(np.int32),
                 mel_frames=np.array([len(clip.mel) for clip in clips]),
-                mel=np.concatenate([_mel_to_levels(clip.mel) for clip in clips]),
+                mel=np.concatenate([to_levels(clip.mel) for clip in clips]),
+                speech_frames=np.array([len(levels) for levels in speech]),
+                speech=np.concatenate(speech),
                 sha256=np.array(hashlib.sha256(asides[0].read_bytes()).hexdigest()),
             )
         index.unlink(missing_ok=True)
@@ -86,13 +88,17 @@ def read_pack(folder: Path, split: str, hp: HParams) -> list[Clip]:
         count += 1
     if count != total:
         raise InputError(f"{video} has {count} frames and its index {total}: {AGAIN}")
-    ends, mel_ends = np.cumsum(index["frames"]), np.cumsum(index["mel_frames"])
-    clips = []
-    for i, name in enumerate(index["names"]):
-        at = slice(ends[i] - index["frames"][i], ends[i])
-        mel = index["mel"][mel_ends[i] - index["mel_frames"][i] : mel_ends[i]]
-        clips.append(Clip(Path(str(name)), index["numbers"][at], _mel_from_levels(mel), faces[at]))
-    return clips
+    numbers, mels, speech, faces = (
+        np.split(values, np.cumsum(index[counts])[:-1])
+        for values, counts in (
+            (index["numbers"], "frames"), (index["mel"], "mel_frames"), (index["speech"], "speech_frames"),
+            (faces, "frames"),
+        )
+    )  # fmt: skip
+    return [
+        Clip(Path(str(name)), number, from_levels(mel), face, packed_speech=levels)
+        for name, number, mel, face, levels in zip(index["names"], numbers, mels, faces, speech, strict=True)
+    ]
 
 
 def _index_path(folder: Path, split: str) -> Path:
@@ -106,7 +112,7 @@ def _read_index(folder: Path, split: str) -> dict[str, np.ndarray]:
             index = {name: content[name] for name in content.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged or is no pack: {AGAIN}") from error
-    if not {"names", "frames", "numbers", "mel_frames", "mel", "sha256"} <= index.keys():
+    if not {"names", "frames", "numbers", "mel_frames", "mel", "speech_frames", "speech", "sha256"} <= index.keys():
         raise InputError(f"{path} is damaged or is no pack: {AGAIN}")
     return index
 
@@ -137,16 +143,6 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
             yield frame
     finally:
         capture.release()
-
-
-def _mel_to_levels(mel: np.ndarray) -> np.ndarray:
-    top = hparams.max_abs_value
-    return np.round((np.clip(mel, -top, top) + top) * (MEL_LEVELS / (2 * top))).astype(np.uint8)
-
-
-def _mel_from_levels(levels: np.ndarray) -> np.ndarray:
-    top = hparams.max_abs_value
-    return levels.astype(np.float32) * (2 * top / MEL_LEVELS) - top
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-"""Random changes to what those of `models.opening` and `models.speech_shape` learn from: faces elsewhere, in other light and behind hands,
-speech of other throats and in noise."""
+"""Random changes to what the networks of `models.opening` and `models.speech_shape` learn from: faces elsewhere, in
+other light and behind hands, speech of other throats and in noise."""
 
 import math
 
