@@ -31,7 +31,8 @@ from mouths import (
     with_whole_teeth,
 )
 
-KEPT = 3  # faces, the most closed of all seen: the nearest in pose gives its mouth
+KEPT, KEPT_ALIKE = 12, 2  # faces, the most closed of all seen, and of those in one pose: the nearest gives its mouth
+ALIKE = 8.0  # pose distance up to which faces are in one pose
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 # How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
@@ -91,7 +92,7 @@ class Kept(NamedTuple):
 
 
 class ClosedMouths:
-    """The most closed mouths of the shot that a video is in; so few that memory does not grow.
+    """The most closed mouths of the shot that a video is in, pose by pose; so few that memory does not grow.
 
     Args:
         img_size: (height, width) of the generator's faces.
@@ -110,11 +111,14 @@ class ClosedMouths:
         if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
             self._kept.clear()
         self._last = seen
-        if len(self._kept) == KEPT and seen.opening >= self._kept[-1].fault:
-            return
+        alike = [kept for kept in self._kept if pose_distances(seen.pose, kept.pose[None])[0] <= ALIKE]
+        among, most = (alike, KEPT_ALIKE) if len(alike) >= KEPT_ALIKE else (self._kept, KEPT)
+        if len(among) >= most:
+            worst = max(among, key=lambda kept: kept.fault)
+            if seen.opening >= worst.fault:
+                return
+            self._kept = [kept for kept in self._kept if kept is not worst]
         self._kept.append(self._looked_at(seen))
-        self._kept.sort(key=lambda kept: kept.fault)
-        del self._kept[KEPT:]
 
     def of(self, crop: np.ndarray) -> Mouth:
         """A face with the kept mouth that is nearest in pose; with its own where none is near."""

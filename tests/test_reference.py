@@ -11,7 +11,7 @@ from lipsync import live, reference
 from lipsync.live import LipSyncStream
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
-from lipsync.reference import KEPT, ClosedMouths, HeardShapes, wants_fitting
+from lipsync.reference import KEPT, KEPT_ALIKE, ClosedMouths, HeardShapes, wants_fitting
 from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
@@ -162,7 +162,7 @@ def test_every_face_gets_the_most_closed_mouth_so_far_in_its_own_pose(closed_mou
         given.append(closed_mouths.of(face).face)
     assert [mouth_of(face) for face in given] == [100, 100, 100, 140, 140]
     assert all(np.array_equal(face[:44], face_with(0)[:44]) for face in given)
-    assert len(closed_mouths._kept) == KEPT
+    assert len(closed_mouths._kept) == KEPT_ALIKE
 
 
 def test_of_closed_mouths_the_one_in_the_nearest_pose_is_taken(closed_mouths):
@@ -196,6 +196,20 @@ def test_the_mouth_used_last_stays_while_no_other_is_much_better(closed_mouths):
     assert used == [150, 150, 152, 152, 150]
     closed_mouths.add(turned(190, 0))
     assert mouth_of(closed_mouths.of(turned(20, 0)).face) == 190  # much more closed
+
+
+def test_a_mouth_is_kept_of_each_pose_however_open(closed_mouths):
+    for mouth in (180, 185, 190):
+        closed_mouths.add(face_with(mouth))
+    assert len(closed_mouths._kept) == KEPT_ALIKE
+    turned = face_with(100)
+    turned[:40] = np.clip(turned[:40].astype(int) + 12, 0, 255)
+    closed_mouths.add(turned)
+    assert len(closed_mouths._kept) == KEPT_ALIKE + 1
+    for by in range(24, 400, 12):  # no more than some, in all
+        turned[:40] = np.clip(turned[:40].astype(int) + 12 * (-1) ** (by // 120), 0, 255)
+        closed_mouths.add(turned)
+    assert len(closed_mouths._kept) <= KEPT
 
 
 def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mouths):
@@ -308,5 +322,5 @@ def test_live_hears_what_a_file_does_but_for_what_comes_later(tmp_path, monkeypa
     for part in np.array_split(load_wav(tmp_path / "speech.wav"), 40):
         stream.push(part)
         list(stream.frames())
-    assert len(asked) == 31 and np.std(asked, axis=0).min() > 0
+    assert len(asked) == 32 and np.std(asked, axis=0).min() > 0
     np.testing.assert_allclose(asked[:-2], so_far[: len(asked) - 2], atol=1e-4)  # the end of a file is mirrored
