@@ -31,8 +31,8 @@ from mouths import (
     with_whole_teeth,
 )
 
-KEPT, KEPT_ALIKE = 12, 2  # faces, the most closed of all seen, and of those in one pose: the nearest gives its mouth
-ALIKE = 8.0  # pose distance up to which faces are in one pose
+KEPT, KEPT_ALIKE = 12, 3  # faces, the most closed of all seen, and of those in one pose: the nearest gives its mouth
+ALIKE = 12.0  # pose distance up to which faces are in one pose
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 # How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
