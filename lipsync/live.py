@@ -171,8 +171,9 @@ class LipSyncStream:
         mels = [self._mel.values[:, start : start + audio.MEL_STEP_SIZE] for start in windows]
         inputs = [(self._faces[places[k]], mels[k]) for k in with_face]
         references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
-        if self._hear and self._speech and with_face:
+        if self._speech:
             self._speech.extend(self._sound, self._first_sample, self._speech_place(indices[-1]) + AHEAD)
+        if self._hear and self._speech and with_face:
             heard = [self._speech_place(indices[k]) - self._speech.first for k in with_face]
             shapes = self._hear(self._speech.values, np.array(heard), live=True)
             references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]

@@ -185,9 +185,9 @@ def save_checkpoint(path: str | Path, network: nn.Module, bits: int = 32, **entr
     """Write a checkpoint aside and rename it into place, so that it appears whole or not at all.
 
     `entries` are stored beside `state_dict` (`optimizer`, `global_step`, `global_epoch`, ...). `dims` are stored only
-    where they are not the published ones. `bits` of
-    16 stores half precision (running statistics too: they lie well inside its range); 8 stores large layers as
-    bytes, with a `scales` entry of one factor for each first index, and the rest in half precision.
+    where they are not the published ones. `bits` of 16 stores half precision (running statistics too: they lie well
+    inside its range); 8 stores large layers as bytes, with a `scales` entry of one factor for each first index, and the
+    rest in half precision.
     """
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     if bits == 8:

@@ -1,5 +1,7 @@
 """How far mouths are open, seen and heard."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from models.checkpoint import load_heard_shape, load_network, load_seen_opening
 from models.opening import MouthOpening
 from models.speech_shape import windows_along
 from training import landmarks, opening, variety
-from training.clips import open_clips
+from training.clips import Clip, open_clips
 
 
 def test_seen_opening_takes_any_size_and_no_light():
@@ -71,6 +73,15 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     paths.openings.write_bytes(b"no array")
     with pytest.raises(InputError, match="damaged.*again"):
         opening.main()
+
+
+def test_clips_of_some_folders_are_drawn_more_often():
+    clips = [Clip(Path(folder) / "00000", np.arange(3), np.zeros((9, 80))) for folder in ("a", "b", "a")]
+    assert opening.how_often(clips, []).tolist() == [1, 1, 1]
+    assert opening.how_often(clips, ["a=2.5"]).tolist() == [2.5, 1, 2.5]
+    for wrong, why in (("a", "TIMES"), ("a=0", "over 0"), ("a=nan", "over 0"), ("c=2", "no folder c")):
+        with pytest.raises(InputError, match=why):
+            opening.how_often(clips, [wrong])
 
 
 def test_other_throats_move_bands_and_noise_fills_silence():

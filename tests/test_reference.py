@@ -322,5 +322,6 @@ def test_live_hears_what_a_file_does_but_for_what_comes_later(tmp_path, monkeypa
     for part in np.array_split(load_wav(tmp_path / "speech.wav"), 40):
         stream.push(part)
         list(stream.frames())
+    assert stream._speech.values.shape[1] < 200 and len(stream._sound) < 16_000  # nothing piles up
     assert len(asked) == 32 and np.std(asked, axis=0).min() > 0
     np.testing.assert_allclose(asked[:-2], so_far[: len(asked) - 2], atol=1e-4)  # the end of a file is mirrored
