@@ -43,3 +43,15 @@ def write_clip(path: Path, frames: list[np.ndarray], sound: np.ndarray | None = 
             samples.sample_rate = RATE
             container.mux(audio.encode(samples))
             container.mux(audio.encode())
+
+
+def numbered(count: int, height: int = 32, width: int = 48) -> list[np.ndarray]:
+    """Frames that tell their number (under 64) by six stripes, dark or bright."""
+    bits = np.arange(width) * 6 // width
+    rows = [np.where(number >> bits & 1, 220, 30) for number in range(count)]
+    return [np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8) for row in rows]
+
+
+def numbers(frames) -> list[int]:
+    stripes = (np.array_split(frame.mean(axis=(0, 2)), 6) for frame in frames)
+    return [sum((part.mean() > 125) << bit for bit, part in enumerate(parts)) for parts in stripes]
