@@ -191,7 +191,7 @@ class LipSyncStream:
             yield frame
 
     def _window_start(self, index: int) -> int:
-        """First mel frame of a frame's window, as in a whole file (`lipsync.pipeline.window_starts`)."""
+        """First mel frame of a frame's window, as in a whole file (`lipsync.pipeline.mel_windows`)."""
         return max(0, audio.mel_window_start(index, float(self.fps), self._shift_ms))
 
     def _mel_end(self, index: int) -> int:

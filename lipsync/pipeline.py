@@ -198,15 +198,10 @@ def mel_windows(mel: np.ndarray, fps: Fraction, shift_ms: float = 0.0) -> list[n
 
     With a positive `shift_ms` the lips say what the sound says that much later: the speech is heard later than seen.
     """
-    starts = window_starts(mel, fps, shift_ms + WINDOW_START_OFFSET_MS)
-    return [mel[:, start : start + audio.MEL_STEP_SIZE] for start in starts]
-
-
-def window_starts(mel: np.ndarray, fps: Fraction, shift_ms: float) -> np.ndarray:
-    """The first mel frame that each frame of the result hears."""
     count = len(audio.mel_window_starts(mel.shape[1], float(fps)))
-    starts = [audio.mel_window_start(i, float(fps), shift_ms) for i in range(count)]
-    return np.clip(starts, 0, mel.shape[1] - audio.MEL_STEP_SIZE)
+    starts = [audio.mel_window_start(i, float(fps), shift_ms + WINDOW_START_OFFSET_MS) for i in range(count)]
+    starts = np.clip(starts, 0, mel.shape[1] - audio.MEL_STEP_SIZE)
+    return [mel[:, start : start + audio.MEL_STEP_SIZE] for start in starts]
 
 
 def synced(
