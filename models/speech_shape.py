@@ -24,8 +24,10 @@ LAST = CONTEXT  # the last place in a window that is listened to
 FIRST = 56  # the first one: half a second is heard before it
 STRETCH = 40  # frames; of so many one window serves, where what comes later can be heard, too
 BEFORE, AFTER = 12, 11  # tokens about a place that are listened to
-SPOKEN = (4, 16)  # frames before a place and from it on, by which it is told whether anything is said
-SILENCE = (-1.3, -0.3)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
+# Frames over whose mean it is told whether anything is said; and before a place and from it on, in which it is: mouths
+# do not close between two sounds.
+MOMENT, SPOKEN = 20, (32, 24)
+SILENCE = (-1.8, -0.8)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
 LISTENERS = 5  # that hear alike but for what each has learnt by heart: their mean is better than any
 LISTENING = 192  # channels of each
 NEIGHBOURS = 3  # frames of 40 ms before and after the one that is heard, of which listeners have to know, too
@@ -101,7 +103,8 @@ class SpeechShape(nn.Module):
     def rank(self, speech: Tensor, places: Tensor) -> Tensor:
         """The shares of all speech that sounds more closed, and narrower, in [0, 1]: (N, n, 2). Silence closes the
         mouth, and leaves it as wide as ever."""
-        loudest = F.avg_pool1d(speech.amax(1, keepdim=True), sum(SPOKEN), 1)[:, 0].gather(1, places - SPOKEN[0])
+        moments = F.avg_pool1d(speech.amax(1, keepdim=True), MOMENT, 1)
+        loudest = F.max_pool1d(moments, sum(SPOKEN) - MOMENT + 1, 1)[:, 0].gather(1, places - SPOKEN[0])
         spoken = ((loudest - SILENCE[0]) / (SILENCE[1] - SILENCE[0])).clamp(0, 1)[..., None]
         at_rest = torch.tensor(AT_REST, device=speech.device)
         return at_rest + spoken * (torch.special.ndtr(self.standardised(speech, places) / self.spread) - at_rest)
