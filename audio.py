@@ -117,13 +117,7 @@ def mel_frames(wav: np.ndarray, first: int, end: int, hp: HParams = hparams) -> 
 
     Frame t depends on the samples from t x hop_size - n_fft / 2 to t x hop_size + n_fft / 2 only.
     """
-    mel = np.empty((hp.num_mels, end - first), np.float32)
-    done = 0
-    for magnitude in _magnitudes(wav, first, end, hp):
-        in_bands = mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax) @ magnitude
-        mel[:, done : done + magnitude.shape[1]] = _in_db(in_bands, hp)
-        done += magnitude.shape[1]
-    return mel
+    return _in_bands(wav, first, end, hp)
 
 
 def speech_spectrogram(wav: np.ndarray) -> np.ndarray:
@@ -137,10 +131,7 @@ def speech_frames(wav: np.ndarray, first: int, end: int) -> np.ndarray:
 
     Frame t depends on the samples from 160 t - 200 to 160 t + 200 only.
     """
-    hp = SPEECH_HPARAMS
-    bands = mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax)
-    powers = [bands @ np.square(magnitude) for magnitude in _magnitudes(wav, first, end, hp)]
-    return _in_db(np.sqrt(np.concatenate(powers, axis=1)), hp).astype(np.float32)
+    return _in_bands(wav, first, end, SPEECH_HPARAMS, of_power=True)
 
 
 def speech_places(frames: np.ndarray, fps: float, shift_ms: float = 0.0) -> np.ndarray:
@@ -207,6 +198,18 @@ def mel_window_starts(mel_frames: int, fps: float) -> list[int]:
 
 def _frame_count(samples: int, hp: HParams) -> int:
     return 1 + samples // hp.hop_size
+
+
+def _in_bands(wav: np.ndarray, first: int, end: int, hp: HParams, of_power: bool = False) -> np.ndarray:
+    """Frames in mel bands and normalised decibels, of magnitudes or of power: (num_mels, end - first) float32."""
+    filters = mel_filterbank(hp.sample_rate, hp.n_fft, hp.num_mels, hp.fmin, hp.fmax)
+    mel = np.empty((hp.num_mels, end - first), np.float32)
+    done = 0
+    for magnitude in _magnitudes(wav, first, end, hp):
+        bands = np.sqrt(filters @ np.square(magnitude)) if of_power else filters @ magnitude
+        mel[:, done : done + magnitude.shape[1]] = _in_db(bands, hp)
+        done += magnitude.shape[1]
+    return mel
 
 
 def _magnitudes(wav: np.ndarray, first: int, end: int, hp: HParams) -> Iterator[np.ndarray]:

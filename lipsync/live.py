@@ -112,7 +112,6 @@ class LipSyncStream:
         self._boxes = [box and with_aspect(box, size) for _, box in located]
         found = [box and cut(frame, box) for frame, box in zip(self._frames, self._boxes, strict=True)]
         self._faces = [None if crop is None else self._generate.fit(crop) for crop in found]
-        self._hear: HeardShapes | None = None
         if fitting:
             self._hear, mouths = HeardShapes(), ClosedMouths(size)
             for crop in found:
@@ -173,7 +172,7 @@ class LipSyncStream:
         references: list[tuple[np.ndarray, ...]] = [()] * len(with_face)
         if self._speech:
             self._speech.extend(self._sound, self._first_sample, self._speech_place(indices[-1]) + AHEAD)
-        if self._hear and self._speech and with_face:
+        if self._speech and with_face:
             heard = [self._speech_place(indices[k]) - self._speech.first for k in with_face]
             shapes = self._hear(self._speech.values, np.array(heard), live=True)
             references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]

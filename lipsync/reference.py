@@ -111,7 +111,7 @@ class ClosedMouths:
         if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
             self._kept.clear()
         self._last = seen
-        alike = [kept for kept in self._kept if pose_distances(seen.pose, kept.pose[None])[0] <= ALIKE]
+        alike = [kept for kept, distance in self._distances(seen.pose) if distance <= ALIKE]
         among, most = (alike, KEPT_ALIKE) if len(alike) >= KEPT_ALIKE else (self._kept, KEPT)
         if len(among) >= most:
             worst = max(among, key=lambda kept: kept.fault)
@@ -139,13 +139,16 @@ class ClosedMouths:
     def _nearest(self, pose: np.ndarray) -> Kept | None:
         """The kept mouth that is nearest in pose and most closed, if one is near; the one that was used last, unless
         another is much better, since a mouth that changes shows."""
-        far = [float(pose_distances(pose, kept.pose[None])[0]) for kept in self._kept]
-        near = [(kept, distance) for kept, distance in zip(self._kept, far, strict=True) if distance <= FAR]
+        near = [(kept, distance) for kept, distance in self._distances(pose) if distance <= FAR]
         if not near:
             return None
         costs = [distance + OPEN_COST * kept.fault - LOYALTY * (kept is self._used) for kept, distance in near]
         self._used = near[int(np.argmin(costs))][0]
         return self._used
+
+    def _distances(self, pose: np.ndarray) -> list[tuple[Kept, float]]:
+        """The kept mouths, and how far their poses are from one."""
+        return [(kept, float(pose_distances(pose, kept.pose[None])[0])) for kept in self._kept]
 
     def _glance(self, crop: np.ndarray) -> Seen:
         return Seen(crop, self.img_size, self._seen)

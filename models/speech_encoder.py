@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hparams import hparams
+
 TOKENS_PER_SECOND = 50
-BANDS = 80
+BANDS = hparams.num_mels  # 80
 CHANNELS = 384
 HEADS = 6
 BLOCKS = 2  # of 4; sounds are told apart best after these, words by the later ones
-DECIBELS = 12.5  # that a step of `audio.speech_spectrogram` is
-LOUDEST = 2.0  # logarithm of the power (base 10) at its upper end, 4
+DECIBELS = -hparams.min_level_db / (2 * hparams.max_abs_value)  # 12.5, that a step of `audio.speech_spectrogram` is
+LOUDEST = hparams.ref_level_db / 10  # 2, the logarithm of the power (base 10) at its upper end
 DEPTH = 8.0  # what lies deeper under the loudest of a window, in such logarithms, is as silence
 
 
@@ -87,5 +89,5 @@ def positions(count: int) -> Tensor:
 def as_published(speech: Tensor) -> Tensor:
     """Windows (N, 80, T) of `audio.speech_spectrogram` as the published network takes them: the logarithm of power, 4
     more, a quarter of that."""
-    log = LOUDEST + (speech - 4) * (DECIBELS / 10)
+    log = LOUDEST + (speech - hparams.max_abs_value) * (DECIBELS / 10)
     return (torch.maximum(log, log.amax((1, 2), keepdim=True) - DEPTH) + 4) / 4

@@ -5,7 +5,7 @@ Openings are gaps between the inner lips in distances of the outer eye corners, 
 both are above or below their speaker's means.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -123,6 +123,11 @@ def windows_along(speech: np.ndarray, places: np.ndarray) -> Iterator[tuple[Tens
         last = max(here[-1], min(here[0] + LAST - FIRST, latest))
         window = audio.stretches_at(speech, np.array([last]), CONTEXT, AHEAD)
         yield torch.from_numpy(window).float(), torch.from_numpy(LAST + here - last)[None]
+
+
+def heard_along(of: Callable[[Tensor, Tensor], Tensor], speech: np.ndarray, places: np.ndarray) -> Tensor:
+    """What a method of `SpeechShape` says of all these frames (n, 2), by `windows_along`."""
+    return torch.cat([of(*window)[0] for window in windows_along(speech, places)])
 
 
 def windows_so_far(speech: np.ndarray, places: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ from errors import InputError
 from hparams import hparams
 from models.checkpoint import load_heard_shape, load_network, load_seen_opening
 from models.opening import MouthOpening
-from models.speech_shape import windows_along
+from models.speech_shape import heard_along
 from training import landmarks, opening, variety
 from training.clips import Clip, open_clips
 
@@ -37,7 +37,7 @@ def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
     speech = speech_spectrogram(load_wav(shared / "clips/speech_two.wav"))
     speech[:, 150:250] = -4
     hear, places = load_heard_shape(), np.arange(0, speech.shape[1], 20)
-    shapes, ranks = (torch.cat([f(*heard)[0] for heard in windows_along(speech, places)]) for f in (hear, hear.rank))
+    shapes, ranks = (heard_along(f, speech, places) for f in (hear, hear.rank))
     assert shapes.shape == ranks.shape == (len(places), 2)
     assert shapes[10, 0] < shapes[:, 0].median() and ranks[10].tolist() == [0, 0.5] and ranks[:, 0].median() > 0
 
@@ -64,7 +64,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert lines.keys() == {lesson.file.name for lesson in opening.LESSONS.values()}
     assert float(lines["mouth_opening.pth"][2]) > 0.5  # drawn mouths are easily seen
-    assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.2  # pixels, gaps
+    assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.4  # pixels, gaps
     assert float(lines["mouth_shape.pth"][6]) > 0.5  # covered or not
     assert isinstance(load_network(MouthOpening, tmp_path / "out/mouth_opening.pth"), MouthOpening)
     np.save(paths.openings, np.zeros(3, np.float32))
@@ -77,7 +77,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
 
 def test_clips_of_some_folders_are_drawn_more_often():
     clips = [Clip(Path(folder) / "00000", np.arange(3), np.zeros((9, 80))) for folder in ("a", "b", "a")]
-    assert opening.how_often(clips, []).tolist() == [1, 1, 1]
+    assert opening.how_often(clips, []) is None
     assert opening.how_often(clips, ["a=2.5"]).tolist() == [2.5, 1, 2.5]
     for wrong, why in (("a", "TIMES"), ("a=0", "over 0"), ("a=nan", "over 0"), ("c=2", "no folder c")):
         with pytest.raises(InputError, match=why):

@@ -21,7 +21,7 @@ import audio
 from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import load_generator, load_heard_shape, save_checkpoint
-from models.speech_shape import SpeechShape, windows_along
+from models.speech_shape import SpeechShape, heard_along
 from training.augment import MAX_MEL_GAIN
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
@@ -42,8 +42,8 @@ def lessons(teacher: SpeechShape, data_root: Path, split: str, filelists: Path, 
     for clip in tqdm(load_clips(data_root, split, hp, 1, filelists), desc=f"hear {split}", unit="clip"):
         frames = clip.window_starts(hp.fps, 1) - 1
         windows.append(clip.mel_windows(frames, hp.fps))
-        heard = windows_along(clip.speech(), audio.speech_places(frames + 1, hp.fps))
-        said += [teacher.standardised(*each)[0, :, 0] for each in heard]
+        heard = heard_along(teacher.standardised, clip.speech(), audio.speech_places(frames + 1, hp.fps))
+        said.append(heard[:, 0])
     return torch.from_numpy(np.concatenate(windows))[:, None], torch.cat(said)
 
 

@@ -15,7 +15,7 @@ from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
 from models.opening import MouthOpening, as_input
-from models.speech_shape import windows_along
+from models.speech_shape import heard_along
 from mouths import WIDTHS, at_least_open, gap_at, gap_of, pose_distances, pose_of, put_on, widening_at, with_gap
 from training.clips import Clip
 
@@ -77,6 +77,7 @@ class FittingReferences:
         self.clips, self.fps, self.img_size, self.distance = clips, fps, img_size, distance
         self._shape, self._seen = load_mouth_shape(), load_seen_opening()
         self._hear = load_heard_shape() if heard else None
+        self._speech: dict[int, np.ndarray] = {}  # of clips that were heard: a tree's sound is decoded once
 
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The references of faces (n, H, W, 3) at places (n,) of a clip."""
@@ -104,10 +105,10 @@ class FittingReferences:
             wanted = self._shape.lips_of(targets)
             widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
             return gap_of(self._seen.openings_of(targets), self.img_size[1]), np.divide(*widths)
-        source = self.clips[clip]
-        frames, which = np.unique(source.numbers[places], return_inverse=True)
-        heard = windows_along(source.speech(), audio.speech_places(frames, self.fps))
-        ranks = torch.cat([self._hear.rank(*each)[0] for each in heard])
+        if clip not in self._speech:
+            self._speech[clip] = self.clips[clip].speech()
+        frames, which = np.unique(self.clips[clip].numbers[places], return_inverse=True)
+        ranks = heard_along(self._hear.rank, self._speech[clip], audio.speech_places(frames, self.fps))
         openings, widths = ranks[which].T.tolist()
         gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
         return np.array(gaps), np.array([widening_at(rank) for rank in widths])
@@ -139,8 +140,8 @@ class Matches:
         for clip, times in zip(*np.unique(chosen, return_counts=True), strict=True):
             frames = np.sort(rng.choice(starts[clip], times)) - 1
             windows.append(self.clips[clip].mel_windows(frames, fps))
-            heard = windows_along(self.clips[clip].speech(), audio.speech_places(frames + 1, fps))
-            openings += [hear(*each)[0, :, 0] for each in heard]
+            heard = heard_along(hear, self.clips[clip].speech(), audio.speech_places(frames + 1, fps))
+            openings.append(heard[:, 0])
         return np.concatenate(windows)[torch.cat(openings).argsort(stable=True).numpy()]
 
     def sample(self, clip: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

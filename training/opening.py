@@ -281,8 +281,10 @@ def read_encoder(path: Path | None) -> SpeechEncoder:
     return load_heard_shape().encoder if path is None else load_network(SpeechEncoder, path)
 
 
-def how_often(clips: list[Clip], wanted: list[str]) -> Tensor:
-    """How often each clip is drawn, by `FOLDER=TIMES` or else once: (clips,). Raises InputError."""
+def how_often(clips: list[Clip], wanted: list[str]) -> Tensor | None:
+    """How often each clip is drawn, by `FOLDER=TIMES` or else once: (clips,); None for all alike. Raises InputError."""
+    if not wanted:
+        return None
     folders = [clip.folder.parts[-2] for clip in clips]
     often = torch.ones(len(clips))
     for text in wanted:

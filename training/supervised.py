@@ -35,10 +35,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Draws:
-    """How batches are drawn: from which seed, and each clip how often (clips,)."""
+    """How batches are drawn: from which seed, and each clip how often (clips,), or all alike."""
 
     seed: int
-    often: Tensor
+    often: Tensor | None
 
 
 def learn(
@@ -52,10 +52,13 @@ def learn(
     """A loss of random batches of what is shown and of what is `known` of it, both changed by `plan.varied`."""
     draw = torch.Generator().manual_seed(draws.seed)
     device = next(network.parameters()).device
-    weight = draws.often[data.clip]
+    weight = None if draws.often is None else draws.often[data.clip]
 
     def loss() -> Tensor:
-        chosen = torch.multinomial(weight, plan.batch, replacement=True, generator=draw)
+        if weight is None:
+            chosen = torch.randint(len(known), (plan.batch,), generator=draw)
+        else:
+            chosen = torch.multinomial(weight, plan.batch, replacement=True, generator=draw)
         return loss_of(*plan.varied(data.shown[chosen].to(device).float(), known[chosen].to(device)))
 
     descend(network, plan.steps, plan.rate, plan.weight_decay, loss)
