@@ -26,6 +26,8 @@ LOWER_LIP = [3, 9, 10]  # inner ones of `models.opening.LIP_POINTS`
 COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
 LOOKED_THROUGH = 0.8  # of the lower lip's thickness, for the edge of the teeth
 MIN_REDNESS = 0.04  # by which lips are redder than teeth, as a share of all light
+# What a mouth that is not as wanted costs, in pose distances: by an eye distance of its opening; by its width's mean.
+OPEN_COST, WIDTH_COST = 200.0, 25.0
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
@@ -71,9 +73,9 @@ def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
     return found
 
 
-def gap_at(rank: float, width: int) -> float:
-    """The gap that a share `rank` of talking mouths do not reach, in pixels of a face `width` wide."""
-    return gap_of(float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS)), width)
+def opening_at(rank: float) -> float:
+    """The opening that a share `rank` of talking mouths do not reach, in eye distances."""
+    return float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS))
 
 
 def gap_of(opening: Any, width: int) -> Any:
@@ -302,3 +304,19 @@ def pose_of(face: np.ndarray) -> np.ndarray:
 def pose_distances(pose: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Mean absolute difference of a pose, see `pose_of`, from each of several (n, ...): (n,) in grey levels."""
     return np.abs(others - pose).mean((1, 2, 3))
+
+
+def misfits(
+    distances: np.ndarray, openings: np.ndarray, widths: np.ndarray, opening: float, width: float
+) -> np.ndarray:
+    """How badly mouths that a video has shown would say something: (n,), the best one has the least.
+
+    Of the mouths that hardly differ in pose it is the one that needs least warping: unit selection, as Video Rewrite
+    (Bregler, Covell and Slaney, 1997) does with whole triphones.
+
+    Args:
+        distances: of their poses (n,), see `pose_distances`.
+        openings: of the mouths (n,), in eye distances, and `opening`, the one that is wanted.
+        widths: of the mouths (n,), over the video's mean, and `width`, the one that is wanted.
+    """
+    return distances + OPEN_COST * np.abs(openings - opening) + WIDTH_COST * np.abs(widths - width)

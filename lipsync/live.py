@@ -14,7 +14,7 @@ from hparams import HParams, hparams
 from lipsync.compositing import compositor
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
-from lipsync.reference import ClosedMouths, HeardShapes, wants_fitting
+from lipsync.reference import HeardShapes, ShownMouths, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.synthesis import Synthesizer, cpu_batch
@@ -113,11 +113,10 @@ class LipSyncStream:
         found = [box and cut(frame, box) for frame, box in zip(self._frames, self._boxes, strict=True)]
         self._faces = [None if crop is None else self._generate.fit(crop) for crop in found]
         if fitting:
-            self._hear, mouths = HeardShapes(), ClosedMouths(size)
+            self._hear, self._mouths, self._crops = HeardShapes(), ShownMouths(size), found
             for crop in found:
                 if crop is not None:
-                    mouths.add(crop)
-            self._mouths = [None if crop is None else mouths.of(crop) for crop in found]
+                    self._mouths.add(crop)
         self._most = cpu_batch(size)  # frames at once
         self.frame_index = 0
         self._sound, self._first_sample = np.zeros(0, np.float32), 0
@@ -175,7 +174,9 @@ class LipSyncStream:
         if self._speech and with_face:
             heard = [self._speech_place(indices[k]) - self._speech.first for k in with_face]
             shapes = self._hear(self._speech.values, np.array(heard), live=True)
-            references = [(self._mouths[places[k]].shaped(*shape),) for k, shape in zip(with_face, shapes, strict=True)]
+            references = [
+                (self._mouths.of(self._crops[places[k]], shape),) for k, shape in zip(with_face, shapes, strict=True)
+            ]
             fit = self._generate.fit
             inputs = [(*given, *map(fit, reference)) for given, reference in zip(inputs, references, strict=True)]
         faces = self._generate(inputs) if inputs else []

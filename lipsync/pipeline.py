@@ -37,6 +37,7 @@ from lipsync.stages import StageClock, Threads, ahead, in_parallel
 from lipsync.video_writer import VideoWriter, result_path
 
 if TYPE_CHECKING:
+    from lipsync.reference import Shape
     from lipsync.synthesis import Synthesizer
 
 __all__ = ["InferenceOptions", "InferenceResult", "run"]
@@ -181,8 +182,8 @@ def importing_torch() -> Iterator[None]:
 
 def heard_shapes(
     options: InferenceOptions, wav: np.ndarray, count: int, fps: Fraction, synthesizer: Synthesizer
-) -> Iterator[np.ndarray] | None:
-    """How open and wide the mouth of each frame of the result shall be (2,), see `Mouth.shaped`; None where faces are
+) -> Iterator[Shape] | None:
+    """How open and wide the mouth of each frame of the result shall be; None where faces are
     their own references."""
     from lipsync.reference import HeardShapes, wants_fitting  # these import torch
 
@@ -209,7 +210,7 @@ def synced(
     source: FrameSource,
     located: Iterator[Located],
     windows: list[np.ndarray],
-    shapes: Iterator[np.ndarray] | None,
+    shapes: Iterator[Shape] | None,
     synthesizer: Synthesizer,
     threads: Threads,
     clock: StageClock,
@@ -256,11 +257,11 @@ def tasks_of(located: Iterator[Located], windows: list[np.ndarray], face_size: t
             yield Task(frame, box and with_aspect(box, face_size), window)
 
 
-def with_references(tasks: Iterator[Task], shapes: Iterator[np.ndarray], synthesizer: Synthesizer) -> Iterator[Task]:
-    """The same with a reference for each face. `shapes` (2,): how its mouth shall be, see `Mouth.shaped`."""
-    from lipsync.reference import ClosedMouths  # this imports torch
+def with_references(tasks: Iterator[Task], shapes: Iterator[Shape], synthesizer: Synthesizer) -> Iterator[Task]:
+    """The same with a reference for each face; `shapes`: how its mouth shall be."""
+    from lipsync.reference import ShownMouths  # this imports torch
 
-    mouths = ClosedMouths(synthesizer.face_size)
+    mouths = ShownMouths(synthesizer.face_size)
     with closing(tasks):
         for task, shape in zip(tasks, shapes, strict=True):
             if task.box is None:
@@ -268,7 +269,7 @@ def with_references(tasks: Iterator[Task], shapes: Iterator[np.ndarray], synthes
                 continue
             crop = cut(task.frame, task.box)
             mouths.add(crop)
-            yield task._replace(reference=(mouths.of(crop).shaped(*shape),))
+            yield task._replace(reference=(mouths.of(crop, shape),))
 
 
 def batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:

@@ -1,8 +1,9 @@
 """References whose mouth is as far open and as wide as the speech sounds.
 
 The published procedure makes every frame its own reference, whatever its mouth does (paper section 4). A generator
-copies much of its reference's mouth, the more the less it was trained. Here what it copies fits what is said: the most
-closed mouth that the video has shown so far, in the frame's pose, opened and rounded by warping as the speech sounds.
+copies much of its reference's mouth, the more the less it was trained. Here what it copies fits what is said: of the
+mouths that the video has shown so far in about the frame's pose, the one that comes nearest to how open and wide the
+speech sounds, opened and rounded by warping for what is missing.
 """
 
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_open
 from models.opening import MouthOpening
 from models.speech_shape import windows_along, windows_so_far
 from mouths import (
+    OPEN_COST,
+    WIDTHS,
     alignment,
     at_least_open,
-    gap_at,
     gap_of,
+    misfits,
+    opening_at,
     points_moved_by,
     pose_distances,
     pose_of,
@@ -31,30 +35,27 @@ from mouths import (
     with_whole_teeth,
 )
 
-KEPT, KEPT_ALIKE = 12, 3  # faces, the most closed of all seen, and of those in one pose: the nearest gives its mouth
-ALIKE = 12.0  # pose distance up to which faces are in one pose
+KEPT = 64  # mouths that a video has shown, at most
+NOVEL = 3.0  # how far from all that are kept, in pose and opening, a mouth is that is kept, too: see `ShownMouths.add`
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 # How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
-OPENED = 1.3
-OPEN_COST = 200.0  # pose distance that an eye distance of `Kept.fault` is worth, where a mouth is chosen
+OPENED = 1.2
 LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
-COVERED = 0.02  # eye distances of opening that each step of the logit counts, that a hand or the like is before a mouth
+COVERED = 4.0  # pose distance that each step of the logit counts, that a hand or the like is before a mouth
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
 
-class Mouth(NamedTuple):
-    """A face and where its lips are, ready to speak."""
+class Shape(NamedTuple):
+    """How a mouth shall be."""
 
-    face: np.ndarray  # (h, w, 3) uint8 BGR, of the size that it has in the video
-    lips: np.ndarray  # see `models.opening.LIP_POINTS`
-    img_size: tuple[int, int]  # (height, width) of the generator's faces, which may be squeezed
+    opening: float  # in eye distances
+    width: float  # over the video's mean
 
-    def shaped(self, opening: float, width: float = 0.5) -> np.ndarray:
-        """The face with a mouth that is more open than a share `opening` of all mouths that talk, and wider, against
-        their means, than a share `width` of them: of the size of `face`."""
-        gap = OPENED * gap_at(opening, self.img_size[1]) * self.face.shape[0] / self.img_size[0]
-        return with_gap(self.face, self.lips, gap, widening_at(width))
+    @classmethod
+    def at(cls, ranks: np.ndarray) -> "Shape":
+        """Of the shares (2,) of all mouths that talk which are more closed, and narrower."""
+        return cls(OPENED * opening_at(ranks[0]), widening_at(ranks[1]))
 
 
 class Seen:
@@ -79,76 +80,103 @@ class Seen:
 class Kept(NamedTuple):
     """A mouth to speak with."""
 
-    opening: float  # in eye distances
     pose: np.ndarray  # see `pose_of`
+    opening: float  # in eye distances
     crop: np.ndarray  # (h, w, 3) uint8 BGR
-    lips: np.ndarray  # (11, 2) of the crop
+    lips: np.ndarray  # (11, 2) of the crop, see `models.opening.LIP_POINTS`
     visible: float  # logit of that nothing is before it
 
     @property
-    def fault(self) -> float:
-        """What is smaller is better, in eye distances: mouths that are closed and that nothing covers."""
-        return self.opening + COVERED * max(0.0, -self.visible)
+    def width(self) -> float:
+        """Of the mouth, over that of the crop."""
+        return max(1e-3, abs(float(self.lips[1, 0] - self.lips[0, 0])))
 
 
-class ClosedMouths:
-    """The most closed mouths of the shot that a video is in, pose by pose; so few that memory does not grow.
+class ShownMouths:
+    """The mouths that the shot that a video is in has shown; so few that memory does not grow.
 
     Args:
-        img_size: (height, width) of the generator's faces.
+        img_size: (height, width) of the generator's faces, which may be squeezed.
     """
 
     def __init__(self, img_size: tuple[int, int]) -> None:
         self.img_size = img_size
         self._seen, self._shape = load_seen_opening(), load_mouth_shape()
         self._kept: list[Kept] = []
+        self._apart = np.zeros((0, 0))  # how far the kept ones are from one another
         self._used: Kept | None = None
         self._last: Seen | None = None
 
     def add(self, crop: np.ndarray) -> None:
-        """Take the next face of the video, of any size: (h, w, 3) uint8 BGR, as `crops.cut` gives it."""
+        """Take the next face of the video, of any size: (h, w, 3) uint8 BGR, as `crops.cut` gives it.
+
+        It is kept if it is unlike all that are. Where that makes too many, of the two that are most alike the one
+        goes that is more likely covered.
+        """
         before, seen = self._last, self._glance(crop)
         if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
-            self._kept.clear()
+            self._kept, self._apart, self._used = [], np.zeros((0, 0)), None
         self._last = seen
-        alike = [kept for kept, distance in self._distances(seen.pose) if distance <= ALIKE]
-        among, most = (alike, KEPT_ALIKE) if len(alike) >= KEPT_ALIKE else (self._kept, KEPT)
-        if len(among) >= most:
-            worst = max(among, key=lambda kept: kept.fault)
-            if seen.opening >= worst.fault:
+        if self._kept:
+            openings = np.array([kept.opening for kept in self._kept])
+            away = self._distances(seen.pose) + OPEN_COST * np.abs(openings - seen.opening)
+            if away.min() < NOVEL:
                 return
-            self._kept = [kept for kept in self._kept if kept is not worst]
+        else:
+            away = np.zeros(0)
         self._kept.append(self._looked_at(seen))
+        self._apart = np.pad(self._apart, (0, 1), constant_values=np.inf)
+        self._apart[-1, :-1] = self._apart[:-1, -1] = away
+        if len(self._kept) > KEPT:
+            alike = np.unravel_index(self._apart.argmin(), self._apart.shape)
+            self._drop(int(min(alike, key=lambda number: self._kept[number].visible)))
 
-    def of(self, crop: np.ndarray) -> Mouth:
-        """A face with the kept mouth that is nearest in pose; with its own where none is near."""
+    def of(self, crop: np.ndarray, shape: Shape) -> np.ndarray:
+        """A face that has been added, with a mouth of some shape: (h, w, 3) uint8 BGR, shrunk where it has more than
+        `MOST_ROWS` rows.
+
+        The mouth is the kept one that fits best, its own where none is near in pose, warped for what is missing.
+        """
         seen = self._last if self._last is not None and self._last.crop is crop else self._glance(crop)
-        kept = self._nearest(seen.pose)
-        if kept is None:
-            own = self._looked_at(seen)
-            return Mouth(own.crop, own.lips, self.img_size)
-        crop = bounded(crop)
-        if np.array_equal(kept.crop, crop):
-            return Mouth(crop, kept.lips, self.img_size)
-        height, width = crop.shape[:2]
-        other = kept.crop if kept.crop.shape == crop.shape else cv2.resize(kept.crop, (width, height))
-        matrix = alignment(other, crop)
-        lips = points_moved_by(matrix, kept.lips, height, width)
-        return Mouth(with_mouth_of(other, crop, matrix), lips, self.img_size)
+        kept = self._fitting(seen.pose, shape)
+        wide = kept.width / self._mean_width if kept else 1.0
+        kept = kept or self._looked_at(seen)
+        face, lips = bounded(crop), kept.lips
+        if not np.array_equal(kept.crop, face):
+            height, width = face.shape[:2]
+            other = kept.crop if kept.crop.shape == face.shape else cv2.resize(kept.crop, (width, height))
+            matrix = alignment(other, face)
+            face, lips = with_mouth_of(other, face, matrix), points_moved_by(matrix, lips, height, width)
+        gap = gap_of(shape.opening, self.img_size[1]) * face.shape[0] / self.img_size[0]
+        return with_gap(face, lips, gap, float(np.clip(shape.width / wide, WIDTHS[0], WIDTHS[-1])))
 
-    def _nearest(self, pose: np.ndarray) -> Kept | None:
-        """The kept mouth that is nearest in pose and most closed, if one is near; the one that was used last, unless
-        another is much better, since a mouth that changes shows."""
-        near = [(kept, distance) for kept, distance in self._distances(pose) if distance <= FAR]
-        if not near:
+    def _fitting(self, pose: np.ndarray, shape: Shape) -> Kept | None:
+        """The kept mouth that fits best, if any is near in pose; the one that was used last, unless another is much
+        better, since a mouth that changes shows."""
+        if not self._kept:
             return None
-        costs = [distance + OPEN_COST * kept.fault - LOYALTY * (kept is self._used) for kept, distance in near]
-        self._used = near[int(np.argmin(costs))][0]
+        distances = self._distances(pose)
+        if distances.min() > FAR:
+            return None
+        openings, widths, visible = np.array([(kept.opening, kept.width, kept.visible) for kept in self._kept]).T
+        costs = misfits(distances, openings, widths / self._mean_width, *shape)
+        costs += COVERED * np.maximum(0, -visible)
+        costs -= [LOYALTY * (kept is self._used) for kept in self._kept]
+        costs[distances > FAR] = np.inf
+        self._used = self._kept[int(costs.argmin())]
         return self._used
 
-    def _distances(self, pose: np.ndarray) -> list[tuple[Kept, float]]:
-        """The kept mouths, and how far their poses are from one."""
-        return [(kept, float(pose_distances(pose, kept.pose[None])[0])) for kept in self._kept]
+    @property
+    def _mean_width(self) -> float:
+        return float(np.mean([kept.width for kept in self._kept]))
+
+    def _distances(self, pose: np.ndarray) -> np.ndarray:
+        """How far the kept mouths are from a pose (n,)."""
+        return pose_distances(pose, np.stack([kept.pose for kept in self._kept]))
+
+    def _drop(self, number: int) -> None:
+        del self._kept[number]
+        self._apart = np.delete(np.delete(self._apart, number, 0), number, 1)
 
     def _glance(self, crop: np.ndarray) -> Seen:
         return Seen(crop, self.img_size, self._seen)
@@ -157,7 +185,7 @@ class ClosedMouths:
         lips, visible = self._shape.closely(seen.face)
         gap = gap_of(seen.opening, self.img_size[1]) / self.img_size[0]
         lips, crop = at_least_open(lips, gap), bounded(seen.crop)  # the judge of openings knows better
-        return Kept(seen.opening, seen.pose, crop, with_whole_teeth(crop, lips), visible)
+        return Kept(seen.pose, seen.opening, crop, with_whole_teeth(crop, lips), visible)
 
 
 def bounded(crop: np.ndarray) -> np.ndarray:
@@ -179,9 +207,8 @@ class HeardShapes:
     def __init__(self) -> None:
         self._network = load_heard_shape()
 
-    def __call__(self, speech: np.ndarray, places: np.ndarray, live: bool = False) -> Iterator[np.ndarray]:
-        """What is heard at ascending frames (n,) of a speech spectrogram (80, T), one after the other: the shares (2,)
-        in [0, 1] of all speech that sounds more closed, and narrower; see `Mouth.shaped`.
+    def __call__(self, speech: np.ndarray, places: np.ndarray, live: bool = False) -> Iterator[Shape]:
+        """What is heard at ascending frames (n,) of a speech spectrogram (80, T), one after the other.
 
         What comes before and after counts, too: `AHEAD` frames and no more when `live`, so that it does not matter
         what else is known already.
@@ -189,4 +216,4 @@ class HeardShapes:
         for window, where in (windows_so_far if live else windows_along)(speech, places):
             with torch.inference_mode():
                 ranks = self._network.rank(window, where)[0].numpy()
-            yield from ranks
+            yield from map(Shape.at, ranks)

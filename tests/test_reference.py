@@ -6,17 +6,21 @@ import pytest
 from inference_setup import Painter, make_inputs, options, stand_in
 
 from audio import load_wav, save_wav, speech_spectrogram
+from crops import cut, fit
 from errors import InputError
 from lipsync import live, reference
 from lipsync.live import LipSyncStream
+from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
-from lipsync.reference import KEPT, KEPT_ALIKE, ClosedMouths, HeardShapes, wants_fitting
+from lipsync.reference import KEPT, OPENED, HeardShapes, Shape, ShownMouths, wants_fitting
+from lipsync.source import FrameSource
+from lipsync.stages import StageClock, Threads
 from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
 from models.opening import MIRRORED, MouthOpening
-from mouths import alignment, gap_at, moved_by, points_moved_by, widening_at, with_gap, with_whole_teeth
+from mouths import alignment, gap_of, moved_by, opening_at, points_moved_by, widening_at, with_gap, with_whole_teeth
 
 CORNERS = (32, 72), (64, 72)
 QUARTERS = (40, 71.25), (56, 71.25), (40, 72.75), (56, 72.75)
@@ -113,9 +117,9 @@ def test_mirrored_and_odd_lips_do_no_harm():
 
 
 def test_gaps_grow_with_the_rank_and_the_face():
-    gaps = [gap_at(rank, 96) for rank in (0.0, 0.25, 0.5, 0.9, 1.0)]
+    gaps = [gap_of(opening_at(rank), 96) for rank in (0.0, 0.25, 0.5, 0.9, 1.0)]
     assert gaps[0] == 0 and gaps == sorted(gaps) and 4 < gaps[-1] < 8
-    assert gap_at(0.5, 192) == pytest.approx(2 * gaps[2])
+    assert gap_of(opening_at(0.5), 192) == pytest.approx(2 * gaps[2])
     widenings = [widening_at(rank) for rank in (0.0, 0.25, 0.5, 0.9, 1.0)]
     assert widenings[0] > 0.8 and widenings == sorted(widenings) and widenings[-1] < 1.2
     assert widenings[2] == pytest.approx(1, abs=0.01)
@@ -136,97 +140,133 @@ class KnownLips:
 
 
 @pytest.fixture
-def closed_mouths(monkeypatch):
+def shown_mouths(monkeypatch):
     monkeypatch.setattr(reference, "load_seen_opening", DarkMouth)
     monkeypatch.setattr(reference, "load_mouth_shape", KnownLips)
-    return ClosedMouths((96, 96))
+    return ShownMouths((96, 96))
 
 
-def face_with(mouth: int, seed: int = 0) -> np.ndarray:
+def face_with(mouth: int, seed: int = 0, by: int = 0) -> np.ndarray:
+    """A face whose mouth has a grey level, in a pose that is a distance `by` from that of its seed."""
     rng = np.random.default_rng(seed)
     face = np.kron(rng.integers(60, 200, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    face[:48] += np.uint8(by)
     face[48:] = 150
-    face[66:88, 32:64] = mouth
+    face[66:92, 32:64] = mouth
     return face
 
 
 def mouth_of(face: np.ndarray) -> int:
-    return int(face[78, 48, 0])
+    return int(face[86, 48, 0])
 
 
-def test_every_face_gets_the_most_closed_mouth_so_far_in_its_own_pose(closed_mouths):
-    given = []
-    for mouth in (100, 40, 20, 140, 60):
-        face = face_with(mouth)
-        closed_mouths.add(face)
-        given.append(closed_mouths.of(face).face)
-    assert [mouth_of(face) for face in given] == [100, 100, 100, 140, 140]
-    assert all(np.array_equal(face[:44], face_with(0)[:44]) for face in given)
-    assert len(closed_mouths._kept) == KEPT_ALIKE
+def wanted(mouth: int) -> Shape:
+    """The shape of a mouth of a grey level, as `DarkMouth` sees it."""
+    return Shape(0.1 * (1 - mouth / 255), 1.0)
 
 
-def test_of_closed_mouths_the_one_in_the_nearest_pose_is_taken(closed_mouths):
-    far = face_with(150)
-    far[:40] = np.clip(far[:40].astype(int) + 12, 0, 255)
-    for face in (far, face_with(145)):
-        closed_mouths.add(face)
-    assert mouth_of(closed_mouths.of(face_with(10)).face) == 145
+def test_of_the_mouths_shown_so_far_the_one_that_fits_is_given_in_the_faces_pose(shown_mouths):
+    shown_mouths.add(face_with(180))
+    shown_mouths.add(face_with(100))
+    assert mouth_of(shown_mouths.of(face_with(140), wanted(20))) == 100
+    last = face_with(20)
+    shown_mouths.add(last)
+    for mouth in (20, 180, 100):
+        given = shown_mouths.of(last, wanted(mouth))
+        assert mouth_of(given) == mouth and given.shape == last.shape and given.dtype == np.uint8
+        assert np.array_equal(given[:44], last[:44])
+    assert np.array_equal(last, face_with(20))
 
 
-def test_covered_mouths_are_not_taken_while_others_are_seen(closed_mouths):
+def test_of_mouths_that_fit_alike_the_one_in_the_nearest_pose_is_taken(shown_mouths):
+    for face in (face_with(150, by=12), face_with(145)):
+        shown_mouths.add(face)
+    assert mouth_of(shown_mouths.of(face_with(10), wanted(150))) == 145
+
+
+def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
+    """Two mouths, a third and four tenths of the face wide, each opened as asked and widened by what it lacks."""
+    asked, lips = [], {180: LIPS, 100: LIPS + (LIPS - 0.5) * (0.2, 0)}
+    monkeypatch.setattr(KnownLips, "closely", lambda _, face: (lips[mouth_of(face)].copy(), 3.0))
+    monkeypatch.setattr(reference, "with_gap", lambda face, lips, *shape: asked.append(shape) or face)
+    for mouth in lips:
+        shown_mouths.add(face_with(mouth))
+    mean = 1.1
+    for mouth, width in ((180, 1 / mean), (180, 1.05 / mean), (100, 1.2 / mean), (100, 1.14 / mean)):
+        shown_mouths.of(face_with(180), Shape(wanted(mouth).opening + 0.01, width))
+    gaps, widenings = np.array(asked).T
+    np.testing.assert_allclose(widenings, (1, 1.05, 1, 0.95), atol=1e-3)
+    np.testing.assert_allclose(gaps, [gap_of(wanted(mouth).opening + 0.01, 96) for mouth in (180, 180, 100, 100)])
+
+
+def test_covered_mouths_are_not_taken_while_others_are_seen(shown_mouths):
     covered, seen = face_with(220), face_with(60)
-    closed_mouths.add(covered)
-    assert mouth_of(closed_mouths.of(covered).face) == 220
-    closed_mouths.add(seen)
-    assert mouth_of(closed_mouths.of(covered).face) == 60
-    for _ in range(2 * KEPT):
-        closed_mouths.add(covered)
-    assert mouth_of(closed_mouths.of(covered).face) == 60
+    shown_mouths.add(covered)
+    assert mouth_of(shown_mouths.of(covered, wanted(220))) == 220
+    shown_mouths.add(seen)
+    assert mouth_of(shown_mouths.of(covered, wanted(220))) == 60
 
 
-def test_the_mouth_used_last_stays_while_no_other_is_much_better(closed_mouths):
-    def turned(mouth: int, by: int) -> np.ndarray:
-        face = face_with(mouth)
-        face[:40] = np.clip(face[:40].astype(int) + by, 0, 255)
-        return face
-
-    for face in (turned(150, 0), turned(152, 6)):
-        closed_mouths.add(face)
-    used = [mouth_of(closed_mouths.of(turned(20, by)).face) for by in (0, 3, 8, 3, 0)]
+def test_the_mouth_used_last_stays_while_no_other_is_much_better(shown_mouths):
+    for face in (face_with(150), face_with(152, by=6)):
+        shown_mouths.add(face)
+    used = [mouth_of(shown_mouths.of(face_with(20, by=by), wanted(150))) for by in (0, 3, 8, 3, 0)]
     assert used == [150, 150, 152, 152, 150]
-    closed_mouths.add(turned(190, 0))
-    assert mouth_of(closed_mouths.of(turned(20, 0)).face) == 190  # much more closed
 
 
-def test_a_mouth_is_kept_of_each_pose_however_open(closed_mouths):
-    for mouth in (175, 180, 185, 190):
-        closed_mouths.add(face_with(mouth))
-    assert len(closed_mouths._kept) == KEPT_ALIKE
-    turned = face_with(100)
-    turned[:40] = np.clip(turned[:40].astype(int) + 16, 0, 255)
-    closed_mouths.add(turned)
-    assert len(closed_mouths._kept) == KEPT_ALIKE + 1
-    for by in range(24, 400, 12):  # no more than some, in all
-        turned[:40] = np.clip(turned[:40].astype(int) + 12 * (-1) ** (by // 120), 0, 255)
-        closed_mouths.add(turned)
-    assert len(closed_mouths._kept) <= KEPT
+def test_no_more_mouths_are_kept_than_tell_one_from_another(shown_mouths, monkeypatch):
+    for _ in range(3):
+        for mouth in (180, 178, 20, 100):
+            shown_mouths.add(face_with(mouth))
+    assert [mouth_of(kept.crop) for kept in shown_mouths._kept] == [180, 20, 100]
+    monkeypatch.setattr(reference, "KEPT", 3)
+    shown_mouths.add(face_with(132))  # 100 is the one that is most like it
+    kept = {mouth_of(kept.crop) for kept in shown_mouths._kept}
+    assert len(kept) == 3 and {180, 20} < kept
+    monkeypatch.undo()
+    monkeypatch.setattr(reference, "CUT", np.inf)
+    rng = np.random.default_rng(0)
+    for _ in range(6 * KEPT):
+        shown_mouths.add(face_with(int(rng.integers(0, 200)), by=int(rng.integers(0, 50))))
+    assert len(shown_mouths._kept) == KEPT == len(shown_mouths._apart)
+    apart = [
+        [reference.pose_distances(a.pose, b.pose[None])[0] for b in shown_mouths._kept] for a in shown_mouths._kept
+    ]
+    openings = np.array([kept.opening for kept in shown_mouths._kept])
+    expected = np.array(apart) + reference.OPEN_COST * np.abs(openings[:, None] - openings)
+    np.fill_diagonal(expected, np.inf)
+    np.testing.assert_allclose(shown_mouths._apart, expected, rtol=1e-4)
 
 
-def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(closed_mouths):
-    closed_mouths.add(face_with(150, seed=1))
+def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(shown_mouths):
+    shown_mouths.add(face_with(150, seed=1))
     turned = face_with(10, seed=2)
-    assert np.array_equal(closed_mouths.of(turned).face, turned)
-    closed_mouths.add(turned)
-    assert len(closed_mouths._kept) == 1
-    assert mouth_of(closed_mouths.of(face_with(60, seed=2)).face) == 10
+    assert mouth_of(shown_mouths.of(turned, wanted(150))) == 10
+    shown_mouths.add(turned)
+    assert len(shown_mouths._kept) == 1
+    assert mouth_of(shown_mouths.of(face_with(60, seed=2), wanted(60))) == 10
 
 
 def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared):
     frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
     face, see = cv2.resize(frame[110:450, 550:850], (96, 96)), load_seen_opening()
-    faces = np.stack([ClosedMouths((96, 96)).of(face).shaped(rank) for rank in (0.0, 0.5, 0.9, 1.0)])
-    openings = see.openings_of(faces).tolist()
+    faces = [ShownMouths((96, 96)).of(face, Shape.at((rank, 0.5))) for rank in (0.0, 0.5, 0.9, 1.0)]
+    openings = see.openings_of(np.stack(faces)).tolist()
     assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
+
+
+def test_real_mouths_open_as_wanted_whatever_those_of_their_frames_do(shared):
+    settings = InferenceOptions(shared / "clips/talking_720p_24fps.mp4", "")
+    see, mouths, made, openings = load_seen_opening(), ShownMouths((96, 96)), [], np.tile([0.02] * 3 + [0.08] * 3, 8)
+    with Threads(0, "cpu") as threads:
+        located = located_once(settings, FrameSource(settings), len(openings), threads, StageClock())
+        for (frame, box), opening in zip(located, openings, strict=True):
+            crop = cut(frame, box)
+            mouths.add(crop)
+            made.append(fit(mouths.of(crop, Shape(opening, 1.0)), (96, 96)))
+    seen = see.openings_of(np.stack(made))
+    assert seen[openings > 0.05].mean() > 1.5 * seen[openings < 0.05].mean()
+    assert np.corrcoef(seen, openings)[0, 1] > 0.7
 
 
 def test_faces_are_aligned_by_their_upper_half():
@@ -250,8 +290,12 @@ def test_silence_rests_the_mouth_and_speech_is_heard_alike_in_parts():
     speech[:, 96:190] = -4
     hear = HeardShapes()
     shapes = np.stack(list(hear(speech, np.arange(246))))
-    assert shapes.shape == (246, 2) and (shapes >= 0).all() and (shapes <= 1).all() and shapes[:80].std(0).min() > 0.01
-    assert (shapes[128:167] == (0, 0.5)).all() and (shapes[[96, 189], 0] > 0).all()  # not between two sounds
+    assert shapes.shape == (246, 2) and (shapes >= 0).all() and (shapes[:80].std(0) > (0.001, 0.001)).all()
+    assert (
+        (shapes[128:167] == (0, widening_at(0.5))).all()
+        and shapes[:, 0].max() < OPENED * opening_at(1)
+        and (shapes[[96, 189], 0] > 0).all()
+    )  # not between two sounds
     assert np.array_equal(np.stack(list(hear(speech, np.arange(82, 246)))), shapes[82:])
 
 
@@ -307,7 +351,7 @@ def test_live_gives_references_too(tmp_path, monkeypatch):
 def test_live_hears_what_a_file_does_but_for_what_comes_later(tmp_path, monkeypatch):
     folder, painter, asked = make_inputs(tmp_path), stand_in(monkeypatch, painter=Keeping()), []
     monkeypatch.setattr(live, "Synthesizer", lambda *_: painter)
-    monkeypatch.setattr(reference.Mouth, "shaped", lambda mouth, *shape: asked.append(shape) or mouth.face)
+    monkeypatch.setattr(reference.ShownMouths, "of", lambda _, crop, shape: asked.append(shape) or crop)
     rng = np.random.default_rng(0)
     save_wav(rng.standard_normal(24_000) * np.linspace(0.01, 0.3, 24_000), tmp_path / "speech.wav")
     speech = speech_spectrogram(load_wav(tmp_path / "speech.wav"))

@@ -7,6 +7,8 @@ open one, and says with either what sounds closed and what sounds open. Nothing 
 wanted, and copying is wrong as often as right. The speech is drawn from all clips by how far open it sounds.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -16,7 +18,21 @@ from hparams import HParams
 from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
 from models.opening import MouthOpening, as_input
 from models.speech_shape import heard_along
-from mouths import WIDTHS, at_least_open, gap_at, gap_of, pose_distances, pose_of, put_on, widening_at, with_gap
+from mouths import (
+    WIDTHS,
+    alignment,
+    at_least_open,
+    gap_of,
+    misfits,
+    opening_at,
+    points_moved_by,
+    pose_distances,
+    pose_of,
+    put_on,
+    widening_at,
+    with_gap,
+    with_mouth_of,
+)
 from training.clips import Clip
 
 POOL = 20_000  # mel windows that speech is drawn from
@@ -25,8 +41,8 @@ CANDIDATES = 3  # drawn for a mouth: the one nearest in pose is taken
 CLOSED, OPEN, ANY = range(3)
 REFERENCES = (CLOSED, CLOSED, OPEN, OPEN, ANY)  # mouths of the references of a sample's five frames
 TARGETS = (CLOSED, OPEN, CLOSED, OPEN, ANY)  # mouths of its targets, which the speech says
-MISS = 0.004  # standard deviation, in faces' heights, of what a fitting reference's mouth misses its target's by
-WIDTH_MISS = 0.02  # the same of its width, over the target's
+MISS = 0.0066  # standard deviation, in eye distances, of what a fitting reference's mouth misses its target's by
+WIDTH_MISS = 0.02  # the same of its width, over the mean
 TREMBLE = 0.02  # standard deviation of what is added to a frame's rank before speech of that rank is looked up
 
 
@@ -58,11 +74,21 @@ class MouthRanks:
         return self._known[clip]
 
 
+class Shown(NamedTuple):
+    """What is known of the n mouths of a clip."""
+
+    poses: np.ndarray  # (n, ...) uint8, see `pose_of`
+    openings: np.ndarray  # (n,) in eye distances
+    lips: np.ndarray  # (n, 11, 2), see `models.opening.LIP_POINTS`
+    widths: np.ndarray  # (n,) over their mean
+
+
 class FittingReferences:
     """References whose mouth is about as open and wide as the target's, in the target's pose: what inference shows a
     generator whose `reference` is "fitting" (`lipsync.reference`).
 
-    The mouth is another frame's, opened, closed and widened as the target's.
+    The mouth is that of the clip's frame that fits best, see `mouths.misfits`, opened, closed and widened as the
+    target's.
 
     Args:
         clips: usable clips, all in memory or on a disk.
@@ -70,7 +96,8 @@ class FittingReferences:
         img_size: (height, width) of the faces.
         distance: frames that lie at least between a target and where its mouth is taken from.
         heard: the speech says how the mouth is, as in inference, instead of the target, as in training: where
-            speech and mouth often disagree, a generator learns to trust neither.
+            speech and mouth often disagree, a generator learns to trust neither. In training a random part of the
+            frames is there to choose from, as if a video had shown no more so far.
     """
 
     def __init__(self, clips: list[Clip], fps: float, img_size: tuple[int, int], distance: int, heard: bool):
@@ -78,40 +105,63 @@ class FittingReferences:
         self._shape, self._seen = load_mouth_shape(), load_seen_opening()
         self._hear = load_heard_shape() if heard else None
         self._speech: dict[int, np.ndarray] = {}  # of clips that were heard: a tree's sound is decoded once
+        self._shown: dict[int, Shown] = {}
 
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The references of faces (n, H, W, 3) at places (n,) of a clip."""
-        others = np.stack([
-            put_on(self.clips[clip].face(self._other(clip, place, rng), self.img_size), target)
-            for target, place in zip(targets, places, strict=True)
+        shown = self._look_at(clip)
+        openings, widths = self._wanted(clip, shown, places)
+        openings = openings + rng.normal(0, MISS, len(places))
+        widths = widths + rng.normal(0, WIDTH_MISS, len(places))
+        there = np.arange(len(shown.openings))
+        if self._hear is None:
+            there = rng.choice(there, rng.integers(1, len(there) + 1), replace=False)
+        return np.stack([
+            self._said(clip, shown, self._choose(shown, there, int(place), *shape), target, *shape)
+            for place, target, *shape in zip(places, targets, openings, widths, strict=True)
         ])  # fmt: skip
-        height, width = self.img_size
-        own = gap_of(self._seen.openings_of(others), width) / height
-        lips = np.stack([at_least_open(*each) for each in zip(self._shape.lips_of(others), own, strict=True)])
-        gaps, widenings = self._wanted(clip, targets, places, lips)
-        gaps = (gaps + rng.normal(0, MISS * height, len(places))).clip(0)
-        widenings = (widenings + rng.normal(0, WIDTH_MISS, len(places))).clip(WIDTHS[0], WIDTHS[-1])
-        return np.stack([with_gap(*each) for each in zip(others, lips, gaps, widenings, strict=True)])
 
-    def _other(self, clip: int, place: int, rng: np.random.Generator) -> int:
-        count = len(self.clips[clip].numbers)
-        away = np.flatnonzero(np.abs(np.arange(count) - place) >= min(self.distance, count // 2))
-        return int(rng.choice(away))
+    def _said(
+        self, clip: int, shown: Shown, other: int, target: np.ndarray, opening: float, width: float
+    ) -> np.ndarray:
+        """The mouth of frame `other` in the pose of a face (H, W, 3), of some opening and width."""
+        rows, columns = self.img_size
+        face = self.clips[clip].face(other, self.img_size)
+        matrix = alignment(face, target)
+        lips = at_least_open(shown.lips[other], gap_of(shown.openings[other], columns) / rows)
+        lips = points_moved_by(matrix, lips, rows, columns)
+        widening = np.clip(width / shown.widths[other], WIDTHS[0], WIDTHS[-1])
+        return with_gap(with_mouth_of(face, target, matrix), lips, max(0.0, gap_of(opening, columns)), float(widening))
+
+    def _choose(self, shown: Shown, there: np.ndarray, place: int, opening: float, width: float) -> int:
+        """The frame whose mouth fits best, of those that are `there` and far enough away; of all where none is."""
+        everywhere = np.arange(len(shown.openings))
+        far = min(self.distance, len(everywhere) // 2)
+        usable = next(found for frames in (there, everywhere) if len(found := frames[np.abs(frames - place) >= far]))
+        distances = pose_distances(shown.poses[place].astype(np.float32), shown.poses[usable])
+        return int(usable[misfits(distances, shown.openings[usable], shown.widths[usable], opening, width).argmin()])
+
+    def _look_at(self, clip: int) -> Shown:
+        if clip not in self._shown:
+            source = self.clips[clip]
+            faces = np.stack([source.face(at, self.img_size) for at in range(len(source.numbers))])
+            lips = self._shape.lips_of(faces)
+            widths = np.abs(lips[:, 1, 0] - lips[:, 0, 0])
+            poses = np.stack([pose_of(face) for face in faces]).astype(np.uint8)
+            self._shown[clip] = Shown(poses, self._seen.openings_of(faces), lips, widths / widths.mean())
+        return self._shown[clip]
 
     @torch.inference_mode()
-    def _wanted(self, clip: int, targets: np.ndarray, places: np.ndarray, lips: np.ndarray) -> tuple[np.ndarray, ...]:
-        """How open the mouths shall be, in pixels, and by which factor wider than `lips` they are."""
+    def _wanted(self, clip: int, shown: Shown, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How open the mouths at some places shall be, in eye distances, and how wide, over the clip's mean."""
         if self._hear is None:
-            wanted = self._shape.lips_of(targets)
-            widths = (np.abs(points[:, 1, 0] - points[:, 0, 0]) for points in (wanted, lips))
-            return gap_of(self._seen.openings_of(targets), self.img_size[1]), np.divide(*widths)
+            return shown.openings[places], shown.widths[places]
         if clip not in self._speech:
             self._speech[clip] = self.clips[clip].speech()
         frames, which = np.unique(self.clips[clip].numbers[places], return_inverse=True)
         ranks = heard_along(self._hear.rank, self._speech[clip], audio.speech_places(frames, self.fps))
         openings, widths = ranks[which].T.tolist()
-        gaps = [gap_at(rank, self.img_size[1]) for rank in openings]
-        return np.array(gaps), np.array([widening_at(rank) for rank in widths])
+        return np.array([opening_at(rank) for rank in openings]), np.array([widening_at(rank) for rank in widths])
 
 
 class Matches:
