@@ -22,6 +22,7 @@ SIDE_FADE = 0.16  # of the width, at the left and right edge
 JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how far (of the width) at the lower edge
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
 COLOUR_GRID = 24  # cells a side on which colour differences are compared: light and tint, no shapes
+COLOUR_DIFFERENCE = 20.0  # grey levels off the usual difference, from which on one is more of shape than of colour
 COLOUR_REACH = 3.0  # cells: how far a difference at the rim is carried into the middle
 # The mouth mask: an ellipse about the lips, in fractions of the box.
 MOUTH_MIDDLE, MOUTH_TOP, MOUTH_BOTTOM = 0.78, 0.54, 1.02  # rows: where weights are largest, and 0 from above and below
@@ -44,7 +45,7 @@ def paste(
     """
     x1, y1, x2, y2 = box
     if reference is not None:
-        face = with_detail(face, reference)
+        face = with_detail(with_tint_of(face, reference), reference)
     window = cv2.resize(face, (x2 - x1, y2 - y1))
     put_back(frame, enhance(window, _enlargement(face, box)) if enhance else window, box)
 
@@ -72,6 +73,8 @@ def _melt(
 ) -> None:
     window = cut(frame, box)
     original = cv2.resize(window, face.shape[1::-1], interpolation=cv2.INTER_AREA)
+    if reference is not None:
+        face = with_tint_of(face, reference)
     face = match_colours(face, original, mask)
     if reference is not None:
         face = with_detail(face, reference)
@@ -89,6 +92,17 @@ def _melt(
 def _enlargement(face: np.ndarray, box: Box) -> float:
     """How many times larger a face is in its box than as it was generated, by the side."""
     return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (face.shape[0] * face.shape[1])))
+
+
+def with_tint_of(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """A generated face in the colours of its reference, of which the generator has changed the brightness alone.
+
+    Generators make lips paler. Arguments as for `with_detail`; returns (h, w, 3) uint8 BGR.
+    """
+    shown = fit(reference, face.shape[:2])
+    brightness = (cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in (face, shown))
+    change = cv2.subtract(*brightness, dtype=cv2.CV_16S)
+    return cv2.add(shown, cv2.merge([change] * 3), dtype=cv2.CV_8U)
 
 
 def with_detail(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -110,7 +124,8 @@ def match_colours(face: np.ndarray, original: np.ndarray, mask: Mask | None = No
     """Take smooth colour differences to the original out of a generated face.
 
     The difference is known where the original stays visible (outside of `mask`: upper face and rim) and carried from
-    there over the mouth by a normalised blur, as a membrane would: light and tint are corrected, shapes are not.
+    there over the mouth by a normalised blur, as a membrane would: light and tint are corrected, shapes are not. Where
+    the difference is far from the usual one, cheek lies on hair or the like, and it counts little.
 
     Args:
         face, original: (h, w, 3) uint8 BGR of one size.
@@ -120,8 +135,11 @@ def match_colours(face: np.ndarray, original: np.ndarray, mask: Mask | None = No
         (h, w, 3) uint8 BGR.
     """
     known = 1 - (mask or feather_mask)(*face.shape[:2])
-    difference = (original.astype(np.float32) - face) * known[..., None]
-    weight, difference = (_blurred_on_grid(values) for values in (known, difference))
+    difference = original.astype(np.float32) - face
+    usual = np.median(difference[known > 0.5], axis=0)
+    unusual = np.abs(difference - usual).max(2) / COLOUR_DIFFERENCE
+    known = known / (1 + unusual * unusual)
+    weight, difference = (_blurred_on_grid(values) for values in (known, difference * known[..., None]))
     correction = difference / np.maximum(weight, 1e-3)[..., None]
     return np.clip(np.rint(face + cv2.resize(correction, face.shape[1::-1])), 0, 255).astype(np.uint8)
 

@@ -41,7 +41,8 @@ CUT = 20.0  # pose distance of frames from which on they are of different shots;
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 # How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
 OPENED = 1.2
-LOYALTY = 2.0  # pose distance by which another mouth must be better to take the place of the one used last
+LOYALTY = 4.0  # pose distance by which another mouth must be better to take the place of the one used last ...
+ALIKE = 6.0  # ... and how far, in pose and opening, one may be from that to have a part of this
 COVERED = 4.0  # pose distance that each step of the logit counts, that a hand or the like is before a mouth
 MOST_ROWS = 512  # of a mouth's picture: larger faces are shrunk to it
 
@@ -118,8 +119,7 @@ class ShownMouths:
             self._kept, self._apart, self._used = [], np.zeros((0, 0)), None
         self._last = seen
         if self._kept:
-            openings = np.array([kept.opening for kept in self._kept])
-            away = self._distances(seen.pose) + OPEN_COST * np.abs(openings - seen.opening)
+            away = self._away(seen)
             if away.min() < NOVEL:
                 return
         else:
@@ -151,8 +151,8 @@ class ShownMouths:
         return with_gap(face, lips, gap, float(np.clip(shape.width / wide, WIDTHS[0], WIDTHS[-1])))
 
     def _fitting(self, pose: np.ndarray, shape: Shape) -> Kept | None:
-        """The kept mouth that fits best, if any is near in pose; the one that was used last, unless another is much
-        better, since a mouth that changes shows."""
+        """The kept mouth that fits best, if any is near in pose; the one that was used last or one like it, unless
+        another is much better, since a mouth that changes shows."""
         if not self._kept:
             return None
         distances = self._distances(pose)
@@ -161,7 +161,8 @@ class ShownMouths:
         openings, widths, visible = np.array([(kept.opening, kept.width, kept.visible) for kept in self._kept]).T
         costs = misfits(distances, openings, widths / self._mean_width, *shape)
         costs += COVERED * np.maximum(0, -visible)
-        costs -= [LOYALTY * (kept is self._used) for kept in self._kept]
+        if self._used is not None:
+            costs -= LOYALTY * np.clip(1 - self._away(self._used) / ALIKE, 0, 1)
         costs[distances > FAR] = np.inf
         self._used = self._kept[int(costs.argmin())]
         return self._used
@@ -173,6 +174,11 @@ class ShownMouths:
     def _distances(self, pose: np.ndarray) -> np.ndarray:
         """How far the kept mouths are from a pose (n,)."""
         return pose_distances(pose, np.stack([kept.pose for kept in self._kept]))
+
+    def _away(self, seen: Seen | Kept) -> np.ndarray:
+        """How far the kept mouths are from one (n,), in pose and opening."""
+        openings = np.array([kept.opening for kept in self._kept])
+        return self._distances(seen.pose) + OPEN_COST * np.abs(openings - seen.opening)
 
     def _drop(self, number: int) -> None:
         del self._kept[number]

@@ -18,6 +18,7 @@ from lipsync.compositing import (
     mouth_mask,
     paste,
     with_detail,
+    with_tint_of,
 )
 from lipsync.sharpening import sharpen
 
@@ -240,6 +241,25 @@ def test_detail_of_the_reference_shows_in_the_frame(scene, own_colours, blend):
     assert np.abs(results["auto"][mouth_at].astype(int) - reference[box]).max() <= 1
     assert np.abs(results["none"][mouth_at].astype(int) - reference[box]).mean() > 2
     assert np.array_equal(outside(results["auto"]), outside(frame))
+
+
+def test_of_what_a_generator_changes_about_its_reference_colours_are_left_out():
+    rng = np.random.default_rng(0)
+    reference = rng.integers(60, 180, (192, 144, 3)).astype(np.uint8)
+    shown = fit(reference, (96, 96))
+    tinted = cv2.add(shown, (0, 0, 20, 0))
+    found = with_tint_of(tinted, reference).astype(int)
+    assert np.ptp(found - shown, axis=2).max() == 0  # all colours of a pixel by the same
+    grey = cv2.cvtColor(tinted, cv2.COLOR_BGR2GRAY).astype(int)
+    assert np.abs(cv2.cvtColor(found.astype(np.uint8), cv2.COLOR_BGR2GRAY) - grey).max() <= 1
+    assert np.array_equal(with_tint_of(shown, reference), shown)
+
+
+def test_hair_where_a_face_has_skin_does_not_colour_the_mouth():
+    original, face = np.full((96, 96, 3), (90, 110, 160), np.uint8), np.full((96, 96, 3), (80, 100, 150), np.uint8)
+    original[:, 84:] = 30
+    matched = match_colours(face, original).astype(int)
+    assert np.abs(matched[60:90, 30:66] - (90, 110, 160)).max() <= 3
 
 
 def test_detail_needs_references_that_fit(scene):

@@ -207,11 +207,13 @@ def test_covered_mouths_are_not_taken_while_others_are_seen(shown_mouths):
     assert mouth_of(shown_mouths.of(covered, wanted(220))) == 60
 
 
-def test_the_mouth_used_last_stays_while_no_other_is_much_better(shown_mouths):
-    for face in (face_with(150), face_with(152, by=6)):
+def test_the_mouth_used_last_or_one_like_it_stays_while_no_other_is_much_better(shown_mouths):
+    for face in (face_with(150), face_with(152, by=10)):
         shown_mouths.add(face)
-    used = [mouth_of(shown_mouths.of(face_with(20, by=by), wanted(150))) for by in (0, 3, 8, 3, 0)]
+    used = [mouth_of(shown_mouths.of(face_with(20, by=by), wanted(150))) for by in (0, 6, 9, 4, 1)]
     assert used == [150, 150, 152, 152, 150]
+    shown_mouths.add(face_with(148, by=4))  # like 150, which was used last
+    assert mouth_of(shown_mouths.of(face_with(20, by=7), wanted(150))) == 148
 
 
 def test_no_more_mouths_are_kept_than_tell_one_from_another(shown_mouths, monkeypatch):
