@@ -21,6 +21,7 @@ FADE_IN_TOP, FULL_FROM = 0.38, 0.60  # rows: weight 0 above the first, 1 below t
 SIDE_FADE = 0.16  # of the width, at the left and right edge
 JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how far (of the width) at the lower edge
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
+TINT = 0.5  # of the changes of colour that a generator makes about its reference: both more and less are less true
 COLOUR_GRID = 24  # cells a side on which colour differences are compared: light and tint, no shapes
 COLOUR_DIFFERENCE = 20.0  # grey levels off the usual difference, from which on one is more of shape than of colour
 COLOUR_REACH = 3.0  # cells: how far a difference at the rim is carried into the middle
@@ -95,14 +96,16 @@ def _enlargement(face: np.ndarray, box: Box) -> float:
 
 
 def with_tint_of(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """A generated face in the colours of its reference, of which the generator has changed the brightness alone.
+    """A generated face whose colours are between its own and its reference's, as bright as it was.
 
-    Generators make lips paler. Arguments as for `with_detail`; returns (h, w, 3) uint8 BGR.
+    Generators make lips paler than they are; what is painted anew needs some colour of its own.
+
+    Arguments as for `with_detail`; returns (h, w, 3) uint8 BGR.
     """
-    shown = fit(reference, face.shape[:2])
-    brightness = (cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in (face, shown))
-    change = cv2.subtract(*brightness, dtype=cv2.CV_16S)
-    return cv2.add(shown, cv2.merge([change] * 3), dtype=cv2.CV_8U)
+    change = cv2.subtract(face, fit(reference, face.shape[:2]), dtype=cv2.CV_32F)
+    brightness = cv2.cvtColor(change, cv2.COLOR_BGR2GRAY)
+    too_much = (1 - TINT) * (change - brightness[..., None])
+    return cv2.subtract(face, too_much, dtype=cv2.CV_8U)
 
 
 def with_detail(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
