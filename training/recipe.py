@@ -26,11 +26,11 @@ GENERATOR = (
     "mouth_wt=1,lips_wt=0.03,sync_colours=False,syncnet_threshold=0,warmup_steps=50,"
     "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.99"
 )
-FITTING = "fitting_references=True,vary_colours=True,matched_share=0.5"
-QUALITY = (
-    "disc_width=0.5,disc_keeps_variance=True,disc_wt=0.03,disc_initial_learning_rate=2e-4,initial_learning_rate=1e-4,"
-    "lips_wt=0,syncnet_wt=0,hq_syncnet_wt_settled=0,matched_share=0.1,hold_statistics=True"
+FITTING = (  # by gradients at the picture, a weight of 0.001 makes the sync loss about as strong as L1
+    "fitting_references=True,vary_colours=True,hold_statistics=True,batch_size=4,lips_wt=0,"
+    "syncnet_wt=0.001,syncnet_wt_settled=0.001,hq_syncnet_wt_settled=0.001"
 )
+QUALITY = "disc_width=0.5,disc_keeps_variance=True,disc_wt=0.03,disc_initial_learning_rate=2e-4"
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ STEPS = (
         "spoken_over_share=0.5,shade_wt=15,contrast_wt=0.01,syncnet_wt=0.002,syncnet_wt_settled=0.002",
         seed=13, expert="expert", init_from="generator_face",
     ),
-    Step(  # references whose mouth fits the speech, beside some that do not
-        "generator_fitting", "wav2lip_train.py", 1500,
-        f"{GENERATOR},{FITTING},initial_learning_rate=5e-4,decay_steps=1500,syncnet_wt=0,syncnet_wt_settled=0",
-        seed=14, expert="expert", init_from="generator",
+    Step(  # references whose mouth fits the speech
+        "generator_fitting", "wav2lip_train.py", 2000,
+        f"{GENERATOR},{FITTING},initial_learning_rate=2e-4,decay_steps=2000",
+        seed=41, expert="expert", init_from="generator",
     ),
     Step(
-        "generator_quality", "hq_wav2lip_train.py", 1200,
-        f"{GENERATOR},{FITTING},{QUALITY},decay_steps=1200",
-        seed=21, expert="expert", init_from="generator_fitting",
+        "generator_quality", "hq_wav2lip_train.py", 1400,
+        f"{GENERATOR},{FITTING},{QUALITY},initial_learning_rate=1e-4,decay_steps=1400",
+        seed=42, expert="expert", init_from="generator_fitting",
     ),
 )  # fmt: skip
 
