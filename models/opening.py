@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from models.conv import scaled
 
 SHAPE_PLAN = ((24, 2), (48, 2), (48, 1), (96, 2), (96, 1), (128, 2), (128, 1))
-VIEWS = ((0.0, 0.0, 1.0), (0.06, 0.0, 1.0), (-0.06, 0.08, 1.0), (0.0, -0.08, 1.08), (0.0, 0.0, 0.94))  # shifts, scale
+VIEWS = ((0.0, 0.0, 1.0), (0.0, -0.08, 1.08))  # shifts, scale; more of them find points hardly better
 # Numbers of MediaPipe's face mesh: corners of the mouth; upper and lower inner lip, lower edge; inner corners; the
 # inner lips half way between the middle and these, above and below.
 LIP_POINTS = (61, 291, 13, 14, 17, 78, 308, 81, 311, 178, 402)
