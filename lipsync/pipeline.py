@@ -88,8 +88,9 @@ def run(options: InferenceOptions, progress: Progress | None = None, workers: in
 
     Args:
         progress: see `Progress`.
-        workers: threads that generate; 0 runs one stage after the other in the caller's thread, with the same result.
-            By default as many as suit the machine.
+        workers: threads that generate; 0 runs one stage after the other in the caller's thread. By default as many
+            as suit the machine. The same number gives the same result; another one, with its share of the cores, may
+            round a value in a million the other way.
 
     Raises InputError for anything in the options that cannot be used, and when the disk is full or not writable; an
     existing result is then left as it was.

