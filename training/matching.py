@@ -144,11 +144,14 @@ class FittingReferences:
     def _look_at(self, clip: int) -> Shown:
         if clip not in self._shown:
             source = self.clips[clip]
-            faces = np.stack([source.face(at, self.img_size) for at in range(len(source.numbers))])
-            lips = self._shape.lips_of(faces)
+            poses, openings, found = [], [], []
+            for face in (source.face(at, self.img_size) for at in range(len(source.numbers))):  # large ones: one by one
+                poses.append(pose_of(face).astype(np.uint8))
+                openings.append(self._seen.openings_of(face[None]))
+                found.append(self._shape.lips_of(face[None]))
+            lips = np.concatenate(found)
             widths = np.abs(lips[:, 1, 0] - lips[:, 0, 0])
-            poses = np.stack([pose_of(face) for face in faces]).astype(np.uint8)
-            self._shown[clip] = Shown(poses, self._seen.openings_of(faces), lips, widths / widths.mean())
+            self._shown[clip] = Shown(np.stack(poses), np.concatenate(openings), lips, widths / widths.mean())
         return self._shown[clip]
 
     @torch.inference_mode()
