@@ -253,6 +253,13 @@ def with_mouth_of(face: np.ndarray, pose: np.ndarray, matrix: np.ndarray) -> np.
     return both
 
 
+def shaped_on(face: np.ndarray, lips: np.ndarray, pose: np.ndarray, gap: float, widening: float) -> np.ndarray:
+    """`put_on` with another gap between the lips (11, 2) of `face`, and wider; arguments as for `with_gap`."""
+    matrix = alignment(face, pose)
+    moved = points_moved_by(matrix, lips, *pose.shape[:2])
+    return with_gap(with_mouth_of(face, pose, matrix), moved, gap, widening)
+
+
 def put_on(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
     """The same, brought to the pose of `pose`."""
     return with_mouth_of(face, pose, alignment(face, pose))

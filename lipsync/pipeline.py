@@ -184,8 +184,7 @@ def importing_torch() -> Iterator[None]:
 def heard_shapes(
     options: InferenceOptions, wav: np.ndarray, count: int, fps: Fraction, synthesizer: Synthesizer
 ) -> Iterator[Shape] | None:
-    """How open and wide the mouth of each frame of the result shall be; None where faces are
-    their own references."""
+    """How open and wide the mouth of each frame of the result shall be; None where faces are their own references."""
     from lipsync.reference import HeardShapes, wants_fitting  # these import torch
 
     if not wants_fitting(options.reference, synthesizer.reference):

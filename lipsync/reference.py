@@ -21,17 +21,15 @@ from models.speech_shape import windows_along, windows_so_far
 from mouths import (
     OPEN_COST,
     WIDTHS,
-    alignment,
     at_least_open,
     gap_of,
     misfits,
     opening_at,
-    points_moved_by,
     pose_distances,
     pose_of,
+    shaped_on,
     widening_at,
     with_gap,
-    with_mouth_of,
     with_whole_teeth,
 )
 
@@ -139,16 +137,15 @@ class ShownMouths:
         """
         seen = self._last if self._last is not None and self._last.crop is crop else self._glance(crop)
         kept = self._fitting(seen.pose, shape)
-        wide = kept.width / self._mean_width if kept else 1.0
+        wide = kept.width / self._mean_width if kept is not None else 1.0
         kept = kept or self._looked_at(seen)
-        face, lips = bounded(crop), kept.lips
-        if not np.array_equal(kept.crop, face):
-            height, width = face.shape[:2]
-            other = kept.crop if kept.crop.shape == face.shape else cv2.resize(kept.crop, (width, height))
-            matrix = alignment(other, face)
-            face, lips = with_mouth_of(other, face, matrix), points_moved_by(matrix, lips, height, width)
+        face = bounded(crop)
         gap = gap_of(shape.opening, self.img_size[1]) * face.shape[0] / self.img_size[0]
-        return with_gap(face, lips, gap, float(np.clip(shape.width / wide, WIDTHS[0], WIDTHS[-1])))
+        widening = float(np.clip(shape.width / wide, WIDTHS[0], WIDTHS[-1]))
+        if np.array_equal(kept.crop, face):
+            return with_gap(face, kept.lips, gap, widening)
+        other = kept.crop if kept.crop.shape == face.shape else cv2.resize(kept.crop, face.shape[1::-1])
+        return shaped_on(other, kept.lips, face, gap, widening)
 
     def _fitting(self, pose: np.ndarray, shape: Shape) -> Kept | None:
         """The kept mouth that fits best, if any is near in pose; the one that was used last or one like it, unless

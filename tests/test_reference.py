@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from inference_setup import Painter, make_inputs, options, stand_in
 
+import mouths
 from audio import load_wav, save_wav, speech_spectrogram
 from crops import cut, fit
 from errors import InputError
@@ -188,7 +189,8 @@ def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
     """Two mouths, a third and four tenths of the face wide, each opened as asked and widened by what it lacks."""
     asked, lips = [], {180: LIPS, 100: LIPS + (LIPS - 0.5) * (0.2, 0)}
     monkeypatch.setattr(KnownLips, "closely", lambda _, face: (lips[mouth_of(face)].copy(), 3.0))
-    monkeypatch.setattr(reference, "with_gap", lambda face, lips, *shape: asked.append(shape) or face)
+    for module in (reference, mouths):
+        monkeypatch.setattr(module, "with_gap", lambda face, lips, *shape: asked.append(shape) or face)
     for mouth in lips:
         shown_mouths.add(face_with(mouth))
     mean = 1.1
@@ -259,13 +261,13 @@ def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared
 
 def test_real_mouths_open_as_wanted_whatever_those_of_their_frames_do(shared):
     settings = InferenceOptions(shared / "clips/talking_720p_24fps.mp4", "")
-    see, mouths, made, openings = load_seen_opening(), ShownMouths((96, 96)), [], np.tile([0.02] * 3 + [0.08] * 3, 8)
+    see, shown, made, openings = load_seen_opening(), ShownMouths((96, 96)), [], np.tile([0.02] * 3 + [0.08] * 3, 8)
     with Threads(0, "cpu") as threads:
         located = located_once(settings, FrameSource(settings), len(openings), threads, StageClock())
         for (frame, box), opening in zip(located, openings, strict=True):
             crop = cut(frame, box)
-            mouths.add(crop)
-            made.append(fit(mouths.of(crop, Shape(opening, 1.0)), (96, 96)))
+            shown.add(crop)
+            made.append(fit(shown.of(crop, Shape(opening, 1.0)), (96, 96)))
     seen = see.openings_of(np.stack(made))
     assert seen[openings > 0.05].mean() > 1.5 * seen[openings < 0.05].mean()
     assert np.corrcoef(seen, openings)[0, 1] > 0.7

@@ -20,18 +20,15 @@ from models.opening import MouthOpening, as_input
 from models.speech_shape import heard_along
 from mouths import (
     WIDTHS,
-    alignment,
     at_least_open,
     gap_of,
     misfits,
     opening_at,
-    points_moved_by,
     pose_distances,
     pose_of,
     put_on,
+    shaped_on,
     widening_at,
-    with_gap,
-    with_mouth_of,
 )
 from training.clips import Clip
 
@@ -125,19 +122,17 @@ class FittingReferences:
         self, clip: int, shown: Shown, other: int, target: np.ndarray, opening: float, width: float
     ) -> np.ndarray:
         """The mouth of frame `other` in the pose of a face (H, W, 3), of some opening and width."""
-        rows, columns = self.img_size
         face = self.clips[clip].face(other, self.img_size)
-        matrix = alignment(face, target)
-        lips = at_least_open(shown.lips[other], gap_of(shown.openings[other], columns) / rows)
-        lips = points_moved_by(matrix, lips, rows, columns)
-        widening = np.clip(width / shown.widths[other], WIDTHS[0], WIDTHS[-1])
-        return with_gap(with_mouth_of(face, target, matrix), lips, max(0.0, gap_of(opening, columns)), float(widening))
+        gap = max(0.0, gap_of(opening, self.img_size[1]))
+        widening = float(np.clip(width / shown.widths[other], WIDTHS[0], WIDTHS[-1]))
+        return shaped_on(face, shown.lips[other], target, gap, widening)
 
     def _choose(self, shown: Shown, there: np.ndarray, place: int, opening: float, width: float) -> int:
         """The frame whose mouth fits best, of those that are `there` and far enough away; of all where none is."""
-        everywhere = np.arange(len(shown.openings))
-        far = min(self.distance, len(everywhere) // 2)
-        usable = next(found for frames in (there, everywhere) if len(found := frames[np.abs(frames - place) >= far]))
+        count = len(shown.openings)
+        far = np.flatnonzero(np.abs(np.arange(count) - place) >= min(self.distance, count // 2))
+        among = far[np.isin(far, there)]
+        usable = among if len(among) else far
         distances = pose_distances(shown.poses[place].astype(np.float32), shown.poses[usable])
         return int(usable[misfits(distances, shown.openings[usable], shown.widths[usable], opening, width).argmin()])
 
@@ -147,11 +142,12 @@ class FittingReferences:
             poses, openings, found = [], [], []
             for face in (source.face(at, self.img_size) for at in range(len(source.numbers))):  # large ones: one by one
                 poses.append(pose_of(face).astype(np.uint8))
-                openings.append(self._seen.openings_of(face[None]))
-                found.append(self._shape.lips_of(face[None]))
-            lips = np.concatenate(found)
+                openings.append(self._seen.openings_of(face[None])[0])
+                gap = gap_of(openings[-1], self.img_size[1]) / self.img_size[0]
+                found.append(at_least_open(self._shape.lips_of(face[None])[0], gap))
+            lips = np.stack(found)
             widths = np.abs(lips[:, 1, 0] - lips[:, 0, 0])
-            self._shown[clip] = Shown(np.stack(poses), np.concatenate(openings), lips, widths / widths.mean())
+            self._shown[clip] = Shown(np.stack(poses), np.array(openings), lips, widths / widths.mean())
         return self._shown[clip]
 
     @torch.inference_mode()
