@@ -60,8 +60,8 @@ class InferenceOptions:
     nosmooth: bool = option(False, "do not average boxes over time")
     reference: str = option(
         "auto",
-        "own shows the generator each frame itself, as published; fitting the same with a closed mouth of the "
-        "video, opened and rounded as the speech sounds; auto: as the weights ask for, published ones for own",
+        "own shows the generator each frame itself, as published; fitting the same with the mouth shown so far "
+        "that fits the speech best, warped for what is missing; auto: as the weights ask for, published ones for own",
         choices=REFERENCES,
     )
     blend: str = option(
