@@ -66,16 +66,12 @@ class HParams:
     shade_wt: float = 0.0  # weight of the squared error of the mouth's brightness at large
     fitting_references: bool = False  # references of the target's pose with a mouth about as open as the target's
     # (training/matching.py); inference with such a generator takes mouths that fit the speech
-    matched_share: float = 0.0  # of the samples: a face with a closed and an open mouth, with speech of anyone that
-    # sounds closed and open (training/matching.py)
-    matched_wt: float = 0.0  # weight of those mouths' squared error at large, and of what the reference does to them
     contrast_wt: float = 0.0  # weight of telling the speech of generated lips from the reference's, by the expert
     sync_colours: bool = True  # False: the expert judges the generated brightness with the true colours, so that it
     # cannot be pleased by colours that no mouth has
     lips_wt: float = 0.0  # weight of the perceptual loss with the expert's face encoder
 
     hold_statistics: bool = False  # the generator's batch norms keep their statistics: to train on a settled network
-    decoder_only: bool = False  # the generator's two encoders stay as they are
 
     # This toolkit: where the networks start (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match

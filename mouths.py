@@ -7,9 +7,9 @@ import numpy as np
 
 SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
 # Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1.
-OPENINGS = (0, 0.011, 0.016, 0.020, 0.023, 0.027, 0.031, 0.036, 0.044, 0.059, 0.105)
+OPENINGS = (0, 0.002, 0.004, 0.006, 0.013, 0.022, 0.031, 0.042, 0.058, 0.083, 0.13)
 # Widths of real talking mouths over their clip's mean: the quantiles 0, 0.1, ... 1, without outliers.
-WIDTHS = (0.88, 0.943, 0.969, 0.983, 0.994, 1.003, 1.011, 1.021, 1.033, 1.051, 1.11)
+WIDTHS = (0.85, 0.930, 0.963, 0.981, 0.994, 1.005, 1.016, 1.027, 1.041, 1.063, 1.13)
 ROUNDING = 0.7  # of real changes of width: half of what is heard of them is wrong
 EYE_DISTANCE = 0.61  # over a face box's width
 UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
@@ -22,22 +22,14 @@ WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
 TONGUE = 0.6  # how much brighter it is at the lower lip, as a share
-LOWER_LIP = [3, 9, 10]  # inner ones of `models.opening.LIP_POINTS`
+LOWER_LIP = [3, 9, 10]  # inner ones of `models.face_mesh.LIP_POINTS`
 COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
 LOOKED_THROUGH = 0.8  # of the lower lip's thickness, for the edge of the teeth
 MIN_REDNESS = 0.04  # by which lips are redder than teeth, as a share of all light
 # What a mouth that is not as wanted costs, in pose distances: by an eye distance of its opening; by its width's mean.
-OPEN_COST, WIDTH_COST = 200.0, 25.0
+OPEN_COST, WIDTH_COST = 100.0, 25.0
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
-
-
-def at_least_open(lips: np.ndarray, gap: float) -> np.ndarray:
-    """Lips (11, 2), see `LIP_POINTS`, whose lower one is low enough for a gap between them, as a share of the face's
-    height."""
-    lips = lips.copy()
-    lips[LOWER_LIP, 1] += max(0.0, lips[2, 1] + gap - lips[3, 1])
-    return lips
 
 
 def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
@@ -83,6 +75,17 @@ def gap_of(opening: Any, width: int) -> Any:
     return opening * EYE_DISTANCE * width
 
 
+def opening_of(lips: np.ndarray, img_size: tuple[int, int]) -> float:
+    """The gap between lips (11, 2) in eye distances: what `gap_of` makes a gap of again.
+
+    Args:
+        lips: `models.face_mesh.LIP_POINTS`, x over the face's width and y over its height.
+        img_size: (height, width) of the faces whose width an eye distance is a share of.
+    """
+    height, width = img_size
+    return max(0.0, float(lips[3, 1] - lips[2, 1])) * height / (EYE_DISTANCE * width)
+
+
 def widening_at(rank: float) -> float:
     """The width that a share `rank` of talking mouths do not reach, over their mean, moderated."""
     return 1 + ROUNDING * (float(np.interp(rank, np.linspace(0, 1, len(WIDTHS)), WIDTHS)) - 1)
@@ -105,7 +108,7 @@ class Lips(NamedTuple):
 
     @classmethod
     def of(cls, points: np.ndarray, height: int, width: int) -> "Lips":
-        """From `models.opening.LIP_POINTS` (11, 2), x over the width and y over the height."""
+        """From `models.face_mesh.LIP_POINTS` (11, 2), x over the width and y over the height."""
         unit = height / 96
         # Python's numbers, so that pictures of float32 stay so
         found = [(float(across), float(down)) for across, down in points * (width, height)]
@@ -147,7 +150,7 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
 
     Args:
         face: (H, W, 3) uint8 BGR.
-        lips: `models.opening.LIP_POINTS` (11, 2), x over the width and y over the height.
+        lips: `models.face_mesh.LIP_POINTS` (11, 2), x over the width and y over the height.
         gap: in pixels, at the middle of the mouth; 0 closes it.
         widening: factor on the mouth's width, from 0.8 to 1.2.
     """

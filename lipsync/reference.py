@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 import crops
-from models.checkpoint import load_heard_shape, load_mouth_shape, load_seen_opening
-from models.opening import MouthOpening
+from models.checkpoint import load_face_mesh, load_heard_shape, load_mouth_cover
+from models.face_mesh import LIP_POINTS, FaceMesh
 from models.speech_shape import windows_along, windows_so_far
 from mouths import (
     OPEN_COST,
     WIDTHS,
-    at_least_open,
     gap_of,
     misfits,
     opening_at,
+    opening_of,
     pose_distances,
     pose_of,
     shaped_on,
@@ -38,7 +38,7 @@ NOVEL = 3.0  # how far from all that are kept, in pose and opening, a mouth is t
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 # How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
-OPENED = 1.2
+OPENED = 1.3
 LOYALTY = 4.0  # pose distance by which another mouth must be better to take the place of the one used last ...
 ALIKE = 6.0  # ... and how far, in pose and opening, one may be from that to have a part of this
 COVERED = 4.0  # pose distance that each step of the logit counts, that a hand or the like is before a mouth
@@ -66,14 +66,14 @@ class Seen:
         pose: see `pose_of`.
     """
 
-    def __init__(self, crop: np.ndarray, img_size: tuple[int, int], judge: MouthOpening):
-        self.crop, self.face, self._judge = crop, crops.fit(crop, img_size), judge
+    def __init__(self, crop: np.ndarray, img_size: tuple[int, int], mesh: FaceMesh):
+        self.crop, self.face, self._mesh = crop, crops.fit(crop, img_size), mesh
         self.pose = pose_of(self.face)
 
     @cached_property
     def opening(self) -> float:
         """In eye distances; looked for when it is asked for, which is not always."""
-        return float(self._judge.openings_of(self.face[None])[0])
+        return opening_of(self._mesh.points_of(self.crop)[0][list(LIP_POINTS)], self.face.shape[:2])
 
 
 class Kept(NamedTuple):
@@ -82,7 +82,7 @@ class Kept(NamedTuple):
     pose: np.ndarray  # see `pose_of`
     opening: float  # in eye distances
     crop: np.ndarray  # (h, w, 3) uint8 BGR
-    lips: np.ndarray  # (11, 2) of the crop, see `models.opening.LIP_POINTS`
+    lips: np.ndarray  # (11, 2) of the crop, see `models.face_mesh.LIP_POINTS`
     visible: float  # logit of that nothing is before it
 
     @property
@@ -100,7 +100,7 @@ class ShownMouths:
 
     def __init__(self, img_size: tuple[int, int]) -> None:
         self.img_size = img_size
-        self._seen, self._shape = load_seen_opening(), load_mouth_shape()
+        self._mesh, self._cover = load_face_mesh(), load_mouth_cover()
         self._kept: list[Kept] = []
         self._apart = np.zeros((0, 0))  # how far the kept ones are from one another
         self._used: Kept | None = None
@@ -182,13 +182,11 @@ class ShownMouths:
         self._apart = np.delete(np.delete(self._apart, number, 0), number, 1)
 
     def _glance(self, crop: np.ndarray) -> Seen:
-        return Seen(crop, self.img_size, self._seen)
+        return Seen(crop, self.img_size, self._mesh)
 
     def _looked_at(self, seen: Seen) -> Kept:
-        lips, visible = self._shape.closely(seen.face)
-        gap = gap_of(seen.opening, self.img_size[1]) / self.img_size[0]
-        lips, crop = at_least_open(lips, gap), bounded(seen.crop)  # the judge of openings knows better
-        return Kept(seen.pose, seen.opening, crop, with_whole_teeth(crop, lips), visible)
+        lips, crop = self._mesh.lips_of(seen.crop), bounded(seen.crop)
+        return Kept(seen.pose, seen.opening, crop, with_whole_teeth(crop, lips), self._cover.visible(seen.face))
 
 
 def bounded(crop: np.ndarray) -> np.ndarray:

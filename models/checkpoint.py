@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from errors import InputError
 from models.discriminator import Wav2Lip_disc_qual
-from models.opening import MouthOpening, MouthShape
+from models.face_mesh import FaceMesh
+from models.mouth_cover import MouthCover
 from models.speech_shape import SpeechShape
 from models.syncnet import PUBLISHED_FPS, SyncNet_color
 from models.wav2lip import Wav2Lip
@@ -28,9 +29,9 @@ from whole import written_whole
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 DEFAULT_GENERATOR = CHECKPOINTS / "wav2lip_small_gan.pth"
 DEFAULT_EXPERT = CHECKPOINTS / "lipsync_expert_small.pth"
-SEEN_OPENING = CHECKPOINTS / "mouth_opening.pth"
+FACE_MESH = CHECKPOINTS / "face_mesh.pth"
 HEARD_SHAPE = CHECKPOINTS / "speech_shape.pth"
-MOUTH_SHAPE = CHECKPOINTS / "mouth_shape.pth"
+MOUTH_COVER = CHECKPOINTS / "mouth_cover.pth"
 
 REFERENCES = ("own", "fitting")  # of `Wav2Lip.reference`
 LARGE = 2**16  # weights of a layer; smaller ones, those that pictures pass among them, cost little and need precision
@@ -166,14 +167,14 @@ def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> 
     return load_network(Wav2Lip_disc_qual, path, device)
 
 
-def load_seen_opening(path: str | Path = SEEN_OPENING) -> MouthOpening:
-    """The network that sees how far mouths are open, frozen, in eval mode. Raises InputError."""
-    return load_network(MouthOpening, path).requires_grad_(False)
+def load_face_mesh(path: str | Path = FACE_MESH) -> FaceMesh:
+    """The network that sees where the points of a face are, frozen, in eval mode. Raises InputError."""
+    return load_network(FaceMesh, path).requires_grad_(False).to(memory_format=torch.channels_last)  # quicker on a CPU
 
 
-def load_mouth_shape(path: str | Path = MOUTH_SHAPE) -> MouthShape:
-    """The network that sees where lips are and whether they are covered, frozen, in eval mode. Raises InputError."""
-    return load_network(MouthShape, path).requires_grad_(False)
+def load_mouth_cover(path: str | Path = MOUTH_COVER) -> MouthCover:
+    """The network that sees whether mouths are covered, frozen, in eval mode. Raises InputError."""
+    return load_network(MouthCover, path).requires_grad_(False)
 
 
 def load_heard_shape(path: str | Path = HEARD_SHAPE) -> SpeechShape:

@@ -1,5 +1,6 @@
 """How far mouths are open, seen and heard."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +10,19 @@ from toy import make_data_set
 
 from errors import InputError
 from hparams import hparams
-from models.checkpoint import load_heard_shape, load_network, load_seen_opening
-from models.opening import MouthOpening
+from models.checkpoint import load_face_mesh, load_heard_shape, load_mouth_cover, load_network
+from models.face_mesh import EYE_CORNERS, POINTS
+from models.mouth_cover import MouthCover
 from models.speech_shape import heard_along
 from training import landmarks, opening, variety
 from training.clips import Clip, open_clips
 
 
-def test_seen_opening_takes_any_size_and_no_light():
-    network = MouthOpening().eval()
-    faces = torch.rand(3, 3, 24, 24).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    assert network(faces).shape == (3,)
-    torch.testing.assert_close(network(faces * 0.5 + 0.2), network(faces), atol=0.02, rtol=0.1)
-    assert network(torch.rand(2, 3, 192, 144)).shape == (2,)
-
-
 def test_shipped_networks_load():
-    seen, heard = load_seen_opening(), load_heard_shape()
-    assert not seen.training and not any(weight.requires_grad for weight in (*seen.parameters(), *heard.parameters()))
-    assert 0.005 < float(heard.std[0]) < float(seen.std) < 0.05
+    networks = load_face_mesh(), load_mouth_cover(), load_heard_shape()
+    for network in networks:
+        assert not network.training and not any(weight.requires_grad for weight in network.parameters())
+    assert 0.005 < float(networks[2].std[0]) < 0.05
 
 
 def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
@@ -54,19 +49,16 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
         paths = landmarks.labels_paths(data, split)
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
         np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
-    for more in (
-        ["--only", "mouth_opening"],
-        ["--only", "speech_shape", "--steps", "2"],
-        ["--only", "mouth_shape", "--steps", "20"],
-    ):
+    lesson = opening.LESSONS["mouth_cover"]
+    small = dataclasses.replace(lesson, plan=dataclasses.replace(lesson.plan, batch=16))
+    monkeypatch.setitem(opening.LESSONS, "mouth_cover", small)
+    for more in (["--only", "mouth_cover", "--steps", "50"], ["--only", "speech_shape", "--steps", "2"]):
         monkeypatch.setattr("sys.argv", [*map(str, words), *more])
         opening.main()
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert lines.keys() == {lesson.file.name for lesson in opening.LESSONS.values()}
-    assert float(lines["mouth_opening.pth"][2]) > 0.5  # drawn mouths are easily seen
-    assert float(lines["mouth_shape.pth"][2]) < 8 and float(lines["mouth_shape.pth"][4]) > 0.4  # pixels, gaps
-    assert float(lines["mouth_shape.pth"][6]) > 0.5  # covered or not
-    assert isinstance(load_network(MouthOpening, tmp_path / "out/mouth_opening.pth"), MouthOpening)
+    assert float(lines["mouth_cover.pth"][2]) > 0.5, lines  # told apart
+    assert isinstance(load_network(MouthCover, tmp_path / "out/mouth_cover.pth"), MouthCover)
     np.save(paths.openings, np.zeros(3, np.float32))
     with pytest.raises(InputError, match="is of 3 crops.*again"):
         opening.main()
@@ -157,17 +149,34 @@ def test_points_move_with_their_pictures():
         assert nearest < 2 or not inside
 
 
-def test_landmarks_give_lips_and_the_gap_over_the_eyes(monkeypatch):
-    points = np.zeros((468, 2))
-    points[13], points[14], points[33], points[263] = (50, 60), (50, 66), (20, 30), (80, 30)
-    points *= landmarks.SEEN_SIZE / 160
-    points[61] = np.array((32 + 12, 32 + 48)) * landmarks.SEEN_SIZE / 160
-    face = np.zeros((96, 96, 3), np.uint8)
-    gap, lips = landmarks.labels_of(face, lambda picture: points)
+class KnownMesh:
+    """Sees points at given places."""
+
+    def __init__(self, presence: float):
+        self.presence, self.points = presence, np.full((POINTS, 2), 0.5)
+        self.points[EYE_CORNERS[0]] = 0.1
+
+    def closely(self, face):
+        return self.points, self.presence
+
+
+def test_landmarks_give_lips_and_the_gap_over_the_eyes():
+    mesh, face = KnownMesh(9.0), np.zeros((96, 80, 3), np.uint8)
+    for point, place in {13: (40, 60), 14: (40, 66), 33: (10, 30), 263: (70, 30), 61: (12, 48)}.items():
+        mesh.points[point] = np.array(place) / (80, 96)
+    gap, lips = landmarks.labels_of(face, mesh)
     assert gap == pytest.approx(0.1)
-    assert lips.shape == (11, 2) and lips[0] == pytest.approx((12 / 96, 0.5))
-    gap, lips = landmarks.labels_of(face, lambda picture: None)
+    assert lips.shape == (11, 2) and lips[0] == pytest.approx((12 / 80, 0.5))
+    gap, lips = landmarks.labels_of(face, KnownMesh(-2.0))
     assert np.isnan(gap) and np.isnan(lips).all()
-    monkeypatch.setitem(__import__("sys").modules, "mediapipe", None)
-    with pytest.raises(InputError, match="environment of its own"):
-        landmarks.landmark_model()
+
+
+def test_labels_of_a_data_set_are_written(toy, monkeypatch, capsys):
+    data, lists = toy
+    monkeypatch.setattr(landmarks, "load_face_mesh", lambda: KnownMesh(9.0))
+    words = ["landmarks", "--data_root", data, "--filelists", lists, "--splits", "val"]
+    monkeypatch.setattr("sys.argv", [str(word) for word in words])
+    landmarks.main()
+    assert "0.0% of them without a face" in capsys.readouterr().out
+    labels = landmarks.Labels(*map(np.load, landmarks.labels_paths(data, "val")))
+    assert len(labels.lips) == len(labels.openings) > 0 and (labels.lips == 0.5).all() and (labels.widths == 0).all()

@@ -19,9 +19,19 @@ from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.video import FrameReader
 from models import Wav2Lip
-from models.checkpoint import load_generator, load_seen_opening, save_checkpoint
-from models.opening import MIRRORED, MouthOpening
-from mouths import alignment, gap_of, moved_by, opening_at, points_moved_by, widening_at, with_gap, with_whole_teeth
+from models.checkpoint import load_face_mesh, load_generator, save_checkpoint
+from models.face_mesh import INNER_LIPS, MIRRORED, POINTS
+from mouths import (
+    alignment,
+    gap_of,
+    moved_by,
+    opening_at,
+    opening_of,
+    points_moved_by,
+    widening_at,
+    with_gap,
+    with_whole_teeth,
+)
 
 CORNERS = (32, 72), (64, 72)
 QUARTERS = (40, 71.25), (56, 71.25), (40, 72.75), (56, 72.75)
@@ -126,24 +136,29 @@ def test_gaps_grow_with_the_rank_and_the_face():
     assert widenings[2] == pytest.approx(1, abs=0.01)
 
 
-class DarkMouth(MouthOpening):
-    """Sees a mouth as open as it is dark."""
-
-    def forward(self, faces):
-        return 0.1 * (1 - faces[:, :, 70:84, 36:60].mean((1, 2, 3)))
-
-
 class KnownLips:
-    """Sees the same lips in every face, and that mouths brighter than 200 are covered."""
+    """Sees at a glance mouths as open as they are dark, and closely the same lips in every face."""
 
-    def closely(self, face):
-        return LIPS.copy(), 3.0 if face[78, 48, 0] < 200 else -6.0
+    def points_of(self, face):
+        points = np.zeros((POINTS, 2))
+        points[INNER_LIPS[1], 1] = gap_of(0.2 * (1 - face[70:84, 36:60].mean() / 255), 1)
+        return points, 10.0
+
+    def lips_of(self, face):
+        return LIPS.copy()
+
+
+class BrightCover:
+    """Sees that mouths brighter than 200 are covered."""
+
+    def visible(self, face):
+        return 3.0 if face[78, 48, 0] < 200 else -6.0
 
 
 @pytest.fixture
 def shown_mouths(monkeypatch):
-    monkeypatch.setattr(reference, "load_seen_opening", DarkMouth)
-    monkeypatch.setattr(reference, "load_mouth_shape", KnownLips)
+    monkeypatch.setattr(reference, "load_face_mesh", KnownLips)
+    monkeypatch.setattr(reference, "load_mouth_cover", BrightCover)
     return ShownMouths((96, 96))
 
 
@@ -162,8 +177,8 @@ def mouth_of(face: np.ndarray) -> int:
 
 
 def wanted(mouth: int) -> Shape:
-    """The shape of a mouth of a grey level, as `DarkMouth` sees it."""
-    return Shape(0.1 * (1 - mouth / 255), 1.0)
+    """The shape of a mouth of a grey level, as `KnownLips` sees it."""
+    return Shape(0.2 * (1 - mouth / 255), 1.0)
 
 
 def test_of_the_mouths_shown_so_far_the_one_that_fits_is_given_in_the_faces_pose(shown_mouths):
@@ -188,7 +203,7 @@ def test_of_mouths_that_fit_alike_the_one_in_the_nearest_pose_is_taken(shown_mou
 def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
     """Two mouths, a third and four tenths of the face wide, each opened as asked and widened by what it lacks."""
     asked, lips = [], {180: LIPS, 100: LIPS + (LIPS - 0.5) * (0.2, 0)}
-    monkeypatch.setattr(KnownLips, "closely", lambda _, face: (lips[mouth_of(face)].copy(), 3.0))
+    monkeypatch.setattr(KnownLips, "lips_of", lambda _, face: lips[mouth_of(face)].copy())
     for module in (reference, mouths):
         monkeypatch.setattr(module, "with_gap", lambda face, lips, *shape: asked.append(shape) or face)
     for mouth in lips:
@@ -251,24 +266,29 @@ def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(shown_mouth
     assert mouth_of(shown_mouths.of(face_with(60, seed=2), wanted(60))) == 10
 
 
-def test_mouths_of_real_faces_open_as_the_network_that_sees_openings_says(shared):
+def openings_seen(faces: list[np.ndarray]) -> list[float]:
+    see = load_face_mesh()
+    return [opening_of(see.lips_of(face), (96, 96)) for face in faces]
+
+
+def test_mouths_of_real_faces_open_as_a_landmark_model_says(shared):
     frame = next(iter(FrameReader(shared / "clips/talking_720p_24fps.mp4")))
-    face, see = cv2.resize(frame[110:450, 550:850], (96, 96)), load_seen_opening()
+    face = cv2.resize(frame[110:450, 550:850], (96, 96))
     faces = [ShownMouths((96, 96)).of(face, Shape.at((rank, 0.5))) for rank in (0.0, 0.5, 0.9, 1.0)]
-    openings = see.openings_of(np.stack(faces)).tolist()
+    openings = openings_seen(faces)
     assert openings == sorted(openings) and openings[0] < 0.03 < 0.06 < openings[-1]
 
 
 def test_real_mouths_open_as_wanted_whatever_those_of_their_frames_do(shared):
     settings = InferenceOptions(shared / "clips/talking_720p_24fps.mp4", "")
-    see, shown, made, openings = load_seen_opening(), ShownMouths((96, 96)), [], np.tile([0.02] * 3 + [0.08] * 3, 8)
+    shown, made, openings = ShownMouths((96, 96)), [], np.tile([0.02] * 3 + [0.08] * 3, 8)
     with Threads(0, "cpu") as threads:
         located = located_once(settings, FrameSource(settings), len(openings), threads, StageClock())
         for (frame, box), opening in zip(located, openings, strict=True):
             crop = cut(frame, box)
             shown.add(crop)
             made.append(fit(shown.of(crop, Shape(opening, 1.0)), (96, 96)))
-    seen = see.openings_of(np.stack(made))
+    seen = np.array(openings_seen(made))
     assert seen[openings > 0.05].mean() > 1.5 * seen[openings < 0.05].mean()
     assert np.corrcoef(seen, openings)[0, 1] > 0.7
 

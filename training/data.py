@@ -17,7 +17,7 @@ from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training.augment import JITTER_DRAWS, MelGain, WindowTransform
 from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
-from training.matching import FittingReferences, Matches, check_matched
+from training.matching import FittingReferences, check_fitting
 from training.pack import is_packed, packed_fps, read_pack
 from training.shards import clips_of, is_sharded, shard_set
 from training.stream import ShardStream
@@ -59,7 +59,7 @@ def training_set(
     Raises InputError when there are none.
     """
     make = partial(kind, hp=hp, seed=seed, train=True, steps=steps)
-    check_matched(hp, is_sharded(data_root, "train"))
+    check_fitting(hp, is_sharded(data_root, "train"))
     if not is_sharded(data_root, "train"):
         return make(load_clips(data_root, "train", hp, kind.lead, filelists, steps))
     shards = shard_set(data_root, "train")
@@ -216,9 +216,7 @@ class GeneratorDataset(_WindowDataset):
     `hp.fitting_references` what `training.matching` makes for it; `indiv_mels`
     (5, 1, 80, 16): each frame gets the mel that starts one frame earlier; `mel` (1, 80, 16) starts at the window.
     `reference_indiv_mels` and `reference_mel` are the reference's: only there when `reference_speech` is set, which by
-    default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation. `matched` (), where
-    `hp.matched_share` asks for such samples, tells those of `training.matching`, which are no windows of time, whose
-    mels are of many clips and whose `mel` therefore means nothing.
+    default is when a loss uses them. `jitter` is what `augment.jitter` takes, with augmentation.
     """
 
     lead = 1
@@ -235,40 +233,28 @@ class GeneratorDataset(_WindowDataset):
         super().__init__(clips, hp, seed, train, steps)
         needed = hp.contrast_wt > 0 or hp.spoken_over_share > 0
         self.reference_speech = needed if reference_speech is None else reference_speech
-        self.matches = None
-        if train and hp.matched_share > 0:
-            self.matches = Matches(clips, self.windows.starts, hp.fps, self.img_size, seed)
         self.fitting = None
         if hp.fitting_references:
             self.fitting = FittingReferences(clips, hp.fps, self.img_size, hp.negative_frames, heard=not train)
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        matched = None
-        if self.matches is not None and rng.random() < self.hp.matched_share:
-            matched = self.matches.sample(clip, rng)
-        windows = self.windows.draw(clip, rng) if matched is None else ()
+        windows = self.windows.draw(clip, rng)
         transform, gain = self.transforms(rng)
-        if matched is not None:
-            targets, references, mels = matched
-            speech = [gain(np.concatenate((mels, mels[:1])))[:, None]] * 2
+        source = self.clips[clip]
+        targets = source.window(windows[0], self.img_size, self.steps)
+        if self.fitting is None:
+            references = source.window(windows[1], self.img_size, self.steps)
         else:
-            source = self.clips[clip]
-            targets = source.window(windows[0], self.img_size, self.steps)
-            if self.fitting is None:
-                references = source.window(windows[1], self.img_size, self.steps)
-            else:
-                places = np.searchsorted(source.numbers, windows[0] + np.array(self.steps))
-                references = self.fitting(clip, targets, places, rng)
-            frames = (np.array([*(start - self.lead + k for k in self.steps), start]) for start in windows)
-            speech = (gain(source.mel_windows(at, self.hp.fps))[:, None] for at in frames)
+            places = np.searchsorted(source.numbers, windows[0] + np.array(self.steps))
+            references = self.fitting(clip, targets, places, rng)
+        frames = (np.array([*(start - self.lead + k for k in self.steps), start]) for start in windows)
+        speech = (gain(source.mel_windows(at, self.hp.fps))[:, None] for at in frames)
         sample = {
             "target": channels_first(transform(targets)),
             "reference": channels_first(transform(references)),
         }
         for prefix, mels in zip(("", "reference_")[: 1 + self.reference_speech], speech, strict=False):
             sample |= {f"{prefix}indiv_mels": mels[:SYNCNET_T], f"{prefix}mel": mels[SYNCNET_T]}
-        if self.matches is not None:
-            sample["matched"] = np.array(matched is not None)
         if self.train and self.hp.augment:
             sample["jitter"] = rng.uniform(-1, 1, JITTER_DRAWS).astype(np.float32)
         return sample

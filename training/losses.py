@@ -9,8 +9,6 @@ from models.syncnet import SyncNet_color
 
 MOUTH = ((0.78, 0.1), (0.5, 0.15))  # where the mouth is in a face crop, down and across: middle, standard deviation
 CONTRAST = 10.0  # steepness: cosines differ by some tenths
-FINE_CELLS = 24  # of a face's side: lips are some of them
-EFFECT = 1.25  # what counts for a matched sample's effects, beside its cells themselves
 CHANCE = 0.693  # cross-entropy of a fair coin: ln 2
 
 
@@ -165,31 +163,6 @@ def shade_loss(generated: Tensor, truth: Tensor) -> Tensor:
     cells = F.avg_pool2d(error[:, None], (truth.shape[-2] // 12, truth.shape[-1] // 12))
     mouth = mouth_place(cells)
     return (cells.square() * mouth).mean() / mouth.mean()
-
-
-def matched_loss(generated: Tensor, truth: Tensor) -> Tensor:
-    """How far matched samples (`training.matching`) are from what the speech asks for: faces (B, 3, 5, H, W) in [0, 1].
-
-    Squared errors of colours in cells at the mouth: of the faces; of the difference that the speech makes, which should
-    be that between the open and the closed mouth; and of the difference that the reference makes, which should be none.
-    The latter two are means over two frames each, in which what hangs on neither cancels out.
-    """
-    found, expected = (_cells(faces) for faces in (generated.float(), truth))
-    mouth = mouth_place(found)
-
-    def error(difference: Tensor) -> Tensor:
-        return (difference.square() * mouth).mean() / mouth.mean()
-
-    by_speech = [faces[:, 1] - faces[:, 0] + faces[:, 3] - faces[:, 2] for faces in (found, expected)]
-    by_reference = found[:, 2] - found[:, 0] + found[:, 3] - found[:, 1]
-    effects = error((by_speech[0] - by_speech[1]) / 2) + error(by_reference / 2)
-    return error(found - expected) + EFFECT * effects
-
-
-def _cells(faces: Tensor) -> Tensor:
-    """(B, 3, T, H, W) -> means (B, T, 3, h, w) of `FINE_CELLS` by `FINE_CELLS` cells."""
-    frames = F.adaptive_avg_pool2d(faces.transpose(1, 2).flatten(0, 1), FINE_CELLS)
-    return frames.unflatten(0, (len(faces), -1))
 
 
 def mouth_place(like: Tensor) -> Tensor:

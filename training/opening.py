@@ -1,10 +1,10 @@
-"""Train the small networks of `models.opening`, how far a mouth is open and where lips are, and of
-`models.speech_shape`, how open and how wide speech sounds.
+"""Train the small networks of `models.mouth_cover`, whether a mouth is to be seen, and of `models.speech_shape`, how
+open and how wide speech sounds.
 
     python -m training.opening --data_root packed --target_dir runs/opening
 
-They learn from a landmark model's judgement: `training.landmarks` comes first. They serve
-`--reference fitting` and `training.matching`, and are shipped, so that this is needed for other data only.
+They learn from a landmark model's judgement: `training.landmarks` comes first. They serve `--reference fitting`, and
+are shipped, so that this is needed for other data only.
 """
 
 import argparse
@@ -26,13 +26,12 @@ from errors import InputError, run_script
 from hparams import HParams, hparams
 from models.checkpoint import (
     HEARD_SHAPE,
-    MOUTH_SHAPE,
-    SEEN_OPENING,
+    MOUTH_COVER,
     load_heard_shape,
     load_network,
     save_checkpoint,
 )
-from models.opening import MouthOpening, MouthShape
+from models.mouth_cover import MouthCover
 from models.speech_encoder import SpeechEncoder
 from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, NEIGHBOURS, SpeechShape, windows_along, windows_so_far
 from training.clips import FILELISTS, Clip
@@ -40,7 +39,7 @@ from training.data import data_fps, load_clips
 from training.distributed import Workers
 from training.landmarks import Labels, labels_paths
 from training.supervised import Draws, Labelled, Plan, learn
-from training.variety import PIXELS, in_other_voice, moved_a_little, moved_with_points, partly_covered
+from training.variety import PIXELS, in_other_voice, moved_with_points, partly_covered
 
 MIN_KNOWN = 0.7  # of a clip's crops, for it to teach hearing
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
@@ -131,13 +130,6 @@ def heard(talks: list[Talk]) -> Labelled:
     return Labelled(*(torch.from_numpy(np.concatenate(part)) for part in (shown, above, of)))
 
 
-@torch.inference_mode()
-def judged(network: MouthOpening, data: Labelled) -> Tensor:
-    """The openings (n,) that a network sees in faces."""
-    device = next(network.parameters()).device
-    return torch.cat([network(part.to(device).float() / 255).cpu() for part in data.shown.split(512)])
-
-
 def figures_of(said: Tensor, known: Tensor, clips: Tensor, smoothing: float) -> dict[str, float]:
     """Correlation with the landmark model's values: of all, and the mean of the clips that have 10 or more.
 
@@ -161,52 +153,27 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 @torch.inference_mode()
-def shape_figures(network: MouthShape, data: Labelled, seed: int) -> dict[str, float]:
-    """The mean distance from the landmark model's points in `PIXELS` a side, the correlation of the inner gaps; and of
-    mouths that were covered at random, the share that is told from free ones."""
+def told_apart(network: MouthCover, data: Labelled, seed: int) -> float:
+    """Of mouths that were covered at random, or not, the share that is told right."""
     torch.manual_seed(seed)
-    said, right = [], []
+    right, device = [], next(network.parameters()).device
     for shown, known in zip(data.shown.split(512), data.known.split(512), strict=True):
-        faces = shown.to(network.mean.device).float() / 255
-        said.append(network(faces)[0].cpu())
-        faces, covered = partly_covered(faces, PIXELS * known.to(faces.device))
+        faces, covered = partly_covered(shown.to(device).float() / 255, PIXELS * known.to(device))
         sure = (covered < FREE) | (covered > COVERED)
-        right.append(((network(faces)[1] > 0) == (covered < FREE))[sure].float().cpu())
-    said = torch.cat(said)
-    gap, known = (points[:, 3, 1] - points[:, 2, 1] for points in (said, data.known))
-    return {
-        "pixels": PIXELS * float((said - data.known).norm(dim=2).mean()),
-        "gap_correlation": correlation(gap, known),
-        "visible_right": float(torch.cat(right).mean()),
-    }
+        right.append(((network(faces) > 0) == (covered < FREE))[sure].float().cpu())
+    return float(torch.cat(right).mean())
 
 
-def teach_mouth_opening(network: MouthOpening, train: Labelled, val: Labelled, plan: Plan, draws: Draws) -> dict:
-    """Returns figures on `val`, as do the two below."""
-    network.mean.fill_(train.known.mean())
-    network.std.fill_(train.known.std())
+def teach_mouth_cover(network: MouthCover, train: Labelled, val: Labelled, plan: Plan, draws: Draws) -> dict:
+    """Returns figures on `val`, as the one below."""
 
-    def loss(faces: Tensor, wanted: Tensor) -> Tensor:
-        return F.smooth_l1_loss(network.standardised(faces), wanted)
-
-    learn(network, train, train.standardised, plan, draws, loss)
-    return figures_of(judged(network, val), val.known, val.clip, 0)
-
-
-def teach_mouth_shape(network: MouthShape, train: Labelled, val: Labelled, plan: Plan, draws: Draws) -> dict:
-    network.mean.copy_(train.known.mean(0))
-
-    def loss(faces: Tensor, wanted: Tensor) -> Tensor:
-        faces, covered = partly_covered(faces, wanted)
-        said, visible = network(faces)
-        free = (covered < FREE).float()
-        off = F.smooth_l1_loss(PIXELS * said, wanted, reduction="none").mean((1, 2))
+    def loss(faces: Tensor, lips: Tensor) -> Tensor:
+        faces, covered = partly_covered(faces, lips)
         sure = (covered < FREE) | (covered > COVERED)
-        seen_or_not = F.binary_cross_entropy_with_logits(visible[sure], free[sure])
-        return ((0.1 + free) * off).mean() + seen_or_not
+        return F.binary_cross_entropy_with_logits(network(faces)[sure], (covered[sure] < FREE).float())
 
     learn(network, train, PIXELS * train.known, plan, draws, loss)
-    return shape_figures(network, val, draws.seed)
+    return {"right": told_apart(network, val, draws.seed)}
 
 
 def teach_hearing(network: SpeechShape, train: list[Talk], val: list[Talk], plan: Plan, draws: Draws) -> dict:
@@ -261,12 +228,8 @@ class Lesson:
 
 
 LESSONS = {
-    "mouth_opening": Lesson(
-        MouthOpening, SEEN_OPENING, lambda clips, labels, hp: seen(clips, labels.openings, hp), teach_mouth_opening,
-        Plan(1800, 128, 3e-3, 0.02, moved_a_little), 16,
-    ),
-    "mouth_shape": Lesson(
-        MouthShape, MOUTH_SHAPE, lambda clips, labels, hp: seen(clips, labels.lips, hp), teach_mouth_shape,
+    "mouth_cover": Lesson(
+        MouthCover, MOUTH_COVER, lambda clips, labels, hp: seen(clips, labels.lips, hp), teach_mouth_cover,
         Plan(2600, 64, 2e-3, 0.02, moved_with_points), 16,
     ),
     "speech_shape": Lesson(
@@ -313,7 +276,7 @@ def main() -> None:
         "--often", nargs="+", default=[], metavar="FOLDER=TIMES",
         help="folders of clips, drawn so many times as often: of the language that is to be spoken, say",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, help="of each network (default: 1800, 2600, 700)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 2600, 700)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -118,9 +118,6 @@ class GeneratorStage(Stage):
         self.expert = expert.eval().requires_grad_(False)
         self.vgg = VGGFeatures() if hp.perceptual_wt > 0 else None
         self.frozen = tuple(network for network in (self.expert, self.vgg) if network is not None)
-        if hp.decoder_only:
-            self.networks[""].audio_encoder.requires_grad_(False)
-            self.networks[""].face_encoder_blocks.requires_grad_(False)
         self.sync_wt = hp.syncnet_wt
         self.settled_wt = hp.syncnet_wt_settled
 
@@ -177,7 +174,6 @@ class GeneratorStage(Stage):
         """
         count = len(batch["mel"])
         chosen = torch.arange(count) < round(self.hp.spoken_over_share * count)
-        chosen &= ~_matched(batch)
         if not chosen.any():
             return {**batch, "mouth": batch["target"], "spoken_over": None}
 
@@ -202,10 +198,6 @@ class GeneratorStage(Stage):
         if self.hp.shade_wt > 0:
             shown["shade"] = losses.shade_loss(generated, batch["mouth"])
             total = total + self.hp.shade_wt * shown["shade"]
-        matched = _matched(batch)
-        if matched.any():
-            shown["matched"] = losses.matched_loss(generated[matched], batch["target"][matched])
-            total = total + self.hp.matched_wt * matched.float().mean() * shown["matched"]
         if any((self.sync_wt, self.hp.contrast_wt, self.hp.lips_wt)):
             for name, weight, value in self._expert_losses(batch, generated):
                 shown[name] = value
@@ -225,13 +217,12 @@ class GeneratorStage(Stage):
             both = torch.cat((generated.float(), truth), dim=2)
             generated, truth = jitter(both, batch["jitter"]).chunk(2, dim=2)
         seen = losses.look(self.expert, generated)
-        timed = ~_matched(batch).to(generated.device)
-        if timed.any() and (self.sync_wt > 0 or self.hp.contrast_wt > 0):
-            lips, heard = seen[-1][timed], losses.hear(self.expert, batch["mel"][timed])
+        if self.sync_wt > 0 or self.hp.contrast_wt > 0:
+            lips, heard = seen[-1], losses.hear(self.expert, batch["mel"])
             if self.sync_wt > 0:
                 yield "sync", self.sync_wt, losses.sync_of(heard, lips)
             if self.hp.contrast_wt > 0:
-                other = losses.hear(self.expert, batch["reference_mel"][timed])
+                other = losses.hear(self.expert, batch["reference_mel"])
                 yield "contrast", self.hp.contrast_wt, losses.contrast_of(heard, other, lips)
         known = _known(batch)
         if self.hp.lips_wt > 0 and len(truth[known]):
@@ -309,11 +300,6 @@ class QualityStage(GeneratorStage):
         generated = self._generate(batch, network)
         real, fake = losses.discriminator_loss(bare(self.networks["disc_"]), batch["target"], generated)
         return {**self._judge(batch, generated), "disc_real": real, "disc_fake": fake}
-
-
-def _matched(batch: Batch) -> Tensor:
-    """(B,): the samples of `training.matching`, which are no windows of time."""
-    return batch.get("matched", torch.zeros(len(batch["mel"]), dtype=torch.bool))
 
 
 def _known(batch: Batch) -> Tensor | slice:

@@ -21,16 +21,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What is shown (n, ...), faces or speech; what is known of it (n, ...), openings or lips; its clip (n,)."""
+    """What is shown (n, ...), faces or speech; what is known of it (n, ...), lips or openings; its clip (n,)."""
 
     shown: Tensor
     known: Tensor
     clip: Tensor
-
-    @property
-    def standardised(self) -> Tensor:
-        """(n,) openings of mean 0 and standard deviation 1."""
-        return (self.known - self.known.mean()) / self.known.std()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Random changes to what the networks of `models.opening` and `models.speech_shape` learn from: faces elsewhere, in
+"""Random changes to what the networks of `models.mouth_cover` and `models.speech_shape` learn from: faces elsewhere, in
 other light and behind hands, speech of other throats and in noise."""
 
 import math
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.opening import MIRRORED
-from training.augment import JITTER_DRAWS, jitter, moves_of
+from models.face_mesh import MIRRORED
+from training.augment import JITTER_DRAWS, moves_of
 
 SILENT_BANDS = 10
 SILENT_FRAMES = 4
@@ -21,12 +21,6 @@ MAX_POSE = (17.0, 0.2, 0.12)  # rotation in degrees, scale and shift of faces wh
 MAX_SQUEEZE = 0.35  # how much narrower, as a share
 SMALLEST_FACE = 28  # pixels a side
 FINGERS = 3
-
-
-def moved_a_little(faces: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
-    """Faces (B, 3, H, W) in [0, 255] mirrored, moved and in other light, in [0, 1]; their openings stay."""
-    draws = torch.rand(len(faces), JITTER_DRAWS, device=faces.device) * 2 - 1
-    return in_other_light(jitter(faces[:, :, None] / 255, draws)[:, :, 0]), opening
 
 
 def moved_with_points(faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
