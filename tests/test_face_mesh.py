@@ -14,6 +14,7 @@ from lipsync.video import FrameReader
 from models.checkpoint import load_face_mesh
 from models.face_mesh import EYE_CORNERS, LIP_POINTS, POINTS, SIDE, FaceMesh
 from training import face_mesh
+from training.published import digest_of
 
 # Of MediaPipe's graph "FaceLandmarkCpu" with attention, 0.10.21, for the drawn face.
 PUBLISHED = {
@@ -138,7 +139,7 @@ def test_the_published_file_is_read_layer_by_layer(tmp_path, monkeypatch):
     source = FaceMesh().half().float()
     path = tmp_path / "face_landmark_with_attention.tflite"
     path.write_bytes(b"published")
-    monkeypatch.setattr(face_mesh, "DIGEST", face_mesh.digest_of(path))
+    monkeypatch.setattr(face_mesh, "DIGEST", digest_of(path))
     monkeypatch.setitem(sys.modules, "tflite", stand_in_for_tflite(as_published(source)))
     monkeypatch.setattr("sys.argv", ["face_mesh", "--tflite", str(path), "--outfile", str(tmp_path / "mesh.pth")])
     face_mesh.main()

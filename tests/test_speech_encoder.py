@@ -11,6 +11,7 @@ from models.checkpoint import load_heard_shape, load_network
 from models.speech_encoder import CHANNELS, SpeechEncoder, as_published, positions
 from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, STRETCH, WINDOW, windows_along, windows_so_far
 from training import speech_encoder
+from training.published import digest_of
 
 SPEECH = "demo/speech.wav"
 PUBLISHED = (0.441, 0.652, 1.198, 0.654)
@@ -100,7 +101,7 @@ def test_weights_are_read_and_written(tmp_path, monkeypatch, capsys):
     source = SpeechEncoder()
     weights = {f"encoder.{name}": value for name, value in source.state_dict().items()}
     torch.save({"dims": {}, "model_state_dict": weights | {"decoder.x": torch.zeros(2)}}, tmp_path / "tiny.en.pt")
-    monkeypatch.setattr(speech_encoder, "DIGEST", speech_encoder.digest_of(tmp_path / "tiny.en.pt"))
+    monkeypatch.setattr(speech_encoder, "DIGEST", digest_of(tmp_path / "tiny.en.pt"))
     words = ["speech_encoder", "--whisper", tmp_path / "tiny.en.pt", "--outfile", tmp_path / "out.pth"]
     monkeypatch.setattr("sys.argv", [str(word) for word in words])
     speech_encoder.main()

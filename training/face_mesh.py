@@ -19,19 +19,16 @@ from torch import Tensor, nn
 from errors import InputError, run_script
 from models.checkpoint import save_checkpoint
 from models.face_mesh import FaceMesh
-from training.speech_encoder import digest_of
+from training.published import HINT, check_published
 
 DIGEST = "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4"  # SHA-256 of that file
-HINT = "see the first lines of this script"
+FILE = "face_landmark_with_attention.tflite"
 HEADS = "output_mesh", "conv_lips", "conv_faceflag"  # layers that have names of their own
 
 
 def read_published(path: Path) -> FaceMesh:
     """The network with the weights of the published file. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: {HINT}")
-    if digest_of(path) != DIGEST:
-        raise InputError(f"{path} is not the published face_landmark_with_attention.tflite: {HINT}")
+    check_published(path, FILE, DIGEST)
     network = FaceMesh()
     fill(network, tensors_of(path.read_bytes()))
     return network

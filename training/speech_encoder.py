@@ -8,31 +8,22 @@ else needs this.
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import torch
 
-from errors import InputError, run_script
+from errors import run_script
 from models.checkpoint import save_checkpoint
 from models.speech_encoder import SpeechEncoder
+from training.published import check_published
 
 DIGEST = "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03"  # SHA-256 of tiny.en.pt
-HINT = "see the first lines of this script"
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+FILE = "tiny.en.pt"
 
 
 def read_published(path: Path) -> SpeechEncoder:
     """The first layers with the weights of the published file. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: {HINT}")
-    if digest_of(path) != DIGEST:
-        raise InputError(f"{path} is not the published tiny.en.pt: {HINT}")
+    check_published(path, FILE, DIGEST)
     published = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
     network = SpeechEncoder()
     network.load_state_dict({name: published[f"encoder.{name}"] for name in network.state_dict()})
