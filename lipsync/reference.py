@@ -38,7 +38,7 @@ NOVEL = 3.0  # how far from all that are kept, in pose and opening, a mouth is t
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
 # How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
-OPENED = 1.3
+OPENED = 1.4
 LOYALTY = 4.0  # pose distance by which another mouth must be better to take the place of the one used last ...
 ALIKE = 6.0  # ... and how far, in pose and opening, one may be from that to have a part of this
 COVERED = 4.0  # pose distance that each step of the logit counts, that a hand or the like is before a mouth
