@@ -20,6 +20,7 @@ from models.face_mesh import LIP_POINTS, FaceMesh
 from models.speech_shape import windows_along, windows_so_far
 from mouths import (
     OPEN_COST,
+    OPENINGS,
     WIDTHS,
     gap_of,
     misfits,
@@ -53,8 +54,9 @@ class Shape(NamedTuple):
 
     @classmethod
     def at(cls, ranks: np.ndarray) -> "Shape":
-        """Of the shares (2,) of all mouths that talk which are more closed, and narrower."""
-        return cls(OPENED * opening_at(ranks[0]), widening_at(ranks[1]))
+        """Of the shares (2,) of all mouths that talk which are more closed, and narrower. None opens farther than real
+        ones do."""
+        return cls(min(OPENED * opening_at(ranks[0]), OPENINGS[-1]), widening_at(ranks[1]))
 
 
 class Seen:
