@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
-# Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1.
+# Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1, without outliers.
 OPENINGS = (0, 0.002, 0.004, 0.006, 0.013, 0.022, 0.031, 0.042, 0.058, 0.083, 0.13)
 # Widths of real talking mouths over their clip's mean: the quantiles 0, 0.1, ... 1, without outliers.
 WIDTHS = (0.85, 0.930, 0.963, 0.981, 0.994, 1.005, 1.016, 1.027, 1.041, 1.063, 1.13)
@@ -257,15 +257,11 @@ def with_mouth_of(face: np.ndarray, pose: np.ndarray, matrix: np.ndarray) -> np.
 
 
 def shaped_on(face: np.ndarray, lips: np.ndarray, pose: np.ndarray, gap: float, widening: float) -> np.ndarray:
-    """`put_on` with another gap between the lips (11, 2) of `face`, and wider; arguments as for `with_gap`."""
+    """The face in the pose of `pose`, with another gap between its lips (11, 2), and wider; arguments as for
+    `with_gap`."""
     matrix = alignment(face, pose)
     moved = points_moved_by(matrix, lips, *pose.shape[:2])
     return with_gap(with_mouth_of(face, pose, matrix), moved, gap, widening)
-
-
-def put_on(face: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """The same, brought to the pose of `pose`."""
-    return with_mouth_of(face, pose, alignment(face, pose))
 
 
 def alignment(face: np.ndarray, to: np.ndarray) -> np.ndarray:
