@@ -73,9 +73,14 @@ class Seen:
         self.pose = pose_of(self.face)
 
     @cached_property
+    def points(self) -> np.ndarray:
+        """See `FaceMesh.points_of`; looked for when they are asked for, which is not always."""
+        return self._mesh.points_of(self.crop)[0]
+
+    @property
     def opening(self) -> float:
-        """In eye distances; looked for when it is asked for, which is not always."""
-        return opening_of(self._mesh.points_of(self.crop)[0][list(LIP_POINTS)], self.face.shape[:2])
+        """In eye distances."""
+        return opening_of(self.points[list(LIP_POINTS)], self.face.shape[:2])
 
 
 class Kept(NamedTuple):
@@ -187,7 +192,7 @@ class ShownMouths:
         return Seen(crop, self.img_size, self._mesh)
 
     def _looked_at(self, seen: Seen) -> Kept:
-        lips, crop = self._mesh.lips_of(seen.crop), bounded(seen.crop)
+        lips, crop = self._mesh.lips_of(seen.crop, seen.points), bounded(seen.crop)
         return Kept(seen.pose, seen.opening, crop, with_whole_teeth(crop, lips), self._cover.visible(seen.face))
 
 

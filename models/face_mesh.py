@@ -32,7 +32,6 @@ MESH_SHARE = 1.5  # of the longer side of the points, upright
 LIPS_SHARE = 1.5  # of the sides of the lips' points, that are looked at closely
 SIDE = 192  # pixels of the square picture that is seen
 EARLY = 3  # blocks after which features are looked at closely
-EARLY_SIDE = 48  # cells a side there
 CLOSE = 16  # cells a side of the closer look
 CLOSE_UNITS = 64  # a side of it, in which its points are
 STEM, NARROW = 16, 32  # channels of the first layer, and of those that heads see
@@ -51,7 +50,7 @@ class FaceMesh(nn.Module):
         self.stem, self.stem_act = nn.Conv2d(3, STEM, 3, 2), nn.PReLU(STEM)
         self.body = _blocks(STEM, BODY)
         self.output_mesh = nn.Conv2d(NARROW, 3 * POINTS, 3)
-        self.lips = _blocks(self.body[EARLY - 1].cout, CLOSELY)
+        self.lips = _blocks(BODY[EARLY - 1][0], CLOSELY)
         self.conv_lips = nn.Conv2d(NARROW, 2 * len(LIPS), 2)
         self.conv_faceflag = nn.Conv2d(NARROW, 1, 3)
 
@@ -91,10 +90,11 @@ class FaceMesh(nn.Module):
         return self._points(face, _square((width / 2, height / 2), BOX_SHARE * max(height, width), 0.0))
 
     @torch.inference_mode()
-    def closely(self, face: np.ndarray) -> tuple[np.ndarray, float]:
-        """The same, seen again where they were found, upright: nearer to the truth, the more the head leans."""
+    def closely(self, face: np.ndarray, points: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+        """The same, seen again where they were found, upright: nearer to the truth, the more the head leans.
+        `points`: of `points_of`, where that has been asked already."""
         size = np.array(face.shape[1::-1])
-        points = self.points_of(face)[0] * size
+        points = size * (self.points_of(face)[0] if points is None else points)
         first, second = points[list(EYE_CORNERS)]
         angle = float(np.arctan2(*(second - first)[::-1]))
         upright = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -102,9 +102,9 @@ class FaceMesh(nn.Module):
         low, high = turned.min(0), turned.max(0)
         return self._points(face, _square((low + high) / 2 @ upright, MESH_SHARE * float((high - low).max()), angle))
 
-    def lips_of(self, face: np.ndarray) -> np.ndarray:
+    def lips_of(self, face: np.ndarray, points: np.ndarray | None = None) -> np.ndarray:
         """`LIP_POINTS` (11, 2) of `closely`."""
-        return self.closely(face)[0][list(LIP_POINTS)]
+        return self.closely(face, points)[0][list(LIP_POINTS)]
 
     def _points(self, face: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, float]:
         """The points in the part of a face that an affine matrix (2, 3) makes of the picture that is seen."""
@@ -135,7 +135,7 @@ class Block(nn.Module):
 
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
-        self.stride, self.cout, self.more = stride, cout, cout - cin
+        self.stride, self.more = stride, cout - cin
         self.depthwise = nn.Conv2d(cin, cin, 3, stride, 0 if stride == 2 else 1, groups=cin)
         self.pointwise = nn.Conv2d(cin, cout, 1)
         self.act = nn.PReLU(cout)

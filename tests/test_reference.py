@@ -144,7 +144,7 @@ class KnownLips:
         points[INNER_LIPS[1], 1] = gap_of(0.2 * (1 - face[70:84, 36:60].mean() / 255), 1)
         return points, 10.0
 
-    def lips_of(self, face):
+    def lips_of(self, face, points):
         return LIPS.copy()
 
 
@@ -203,7 +203,7 @@ def test_of_mouths_that_fit_alike_the_one_in_the_nearest_pose_is_taken(shown_mou
 def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
     """Two mouths, a third and four tenths of the face wide, each opened as asked and widened by what it lacks."""
     asked, lips = [], {180: LIPS, 100: LIPS + (LIPS - 0.5) * (0.2, 0)}
-    monkeypatch.setattr(KnownLips, "lips_of", lambda _, face: lips[mouth_of(face)].copy())
+    monkeypatch.setattr(KnownLips, "lips_of", lambda _, face, points: lips[mouth_of(face)].copy())
     for module in (reference, mouths):
         monkeypatch.setattr(module, "with_gap", lambda face, lips, *shape: asked.append(shape) or face)
     for mouth in lips:

@@ -1,6 +1,8 @@
 """How far mouths are open in a data set and where lips are, by a landmark model: what `training.opening` learns from.
 
-python -m training.landmarks --data_root packed
+    python -m training.landmarks --data_root packed
+
+The landmark model is `models.face_mesh`.
 """
 
 import argparse
