@@ -13,6 +13,7 @@ WIDTHS = (0.85, 0.930, 0.963, 0.981, 0.994, 1.005, 1.016, 1.027, 1.041, 1.063, 1
 ROUNDING = 0.7  # of real changes of width: half of what is heard of them is wrong
 EYE_DISTANCE = 0.61  # over a face box's width
 UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
+FALL = 0.4  # share of the way to the lower lip that it falls as a mouth closes: over the teeth, which stay
 JAW, JAW_WIDTH = 0.9, 1.7  # how far the jaw follows the lower lip; its width over that of the inner lips
 CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
@@ -146,7 +147,8 @@ def _fitted(across: np.ndarray, below: np.ndarray) -> tuple[float, float, float]
 def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1.0) -> np.ndarray:
     """The face with another gap between its inner lips: the picture is warped, and dark where a mouth opens.
 
-    Upper teeth stay with the upper lip; the jaw moves with the lower one. Meant as what a generator is shown.
+    Where a mouth opens its upper teeth stay with the upper lip, where it closes with the nose; the jaw moves with the
+    lower lip. Meant as what a generator is shown.
 
     Args:
         face: (H, W, 3) uint8 BGR.
@@ -168,19 +170,27 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     upper = mouth.row(mouth.upper, x)
     lower = np.maximum(mouth.row(mouth.lower, x), upper)
     change = gap - mouth.gap
-    rise = UPPER_SHARE * max(change, 0.0)
-    drop, round_bow = change - rise, np.sqrt(bow)  # mouths get rounder as they open
-    new_upper = upper - rise * round_bow
-    new_lower = np.maximum(lower + drop * round_bow, new_upper)
+    if change > 0:
+        rise, round_bow = UPPER_SHARE * change, np.sqrt(bow)  # mouths get rounder as they open
+        lifted, drop = rise * round_bow, change - rise
+        new_upper = upper - lifted
+        new_lower = np.maximum(lower + drop * round_bow, new_upper)
+    else:  # along the upper lip's edge a smile would turn down: both lips move, everywhere by the same share
+        closed = -change / max(unit, mouth.gap)
+        lifted, drop = -FALL * closed * (lower - upper), (1 - FALL) * change
+        new_upper = upper - lifted
+        new_lower = new_upper + (1 - closed) * (lower - upper)
 
     fading = np.clip(1 - (new_upper - y) / (NOSE * unit), 0, 1)
     jaw = JAW * drop * np.exp(-np.square(across / JAW_WIDTH))
     below = np.clip((y - new_lower) / (LIP * unit), 0, 1)  # from the lip's edge to where the jaw moves as a whole
     chin = np.clip((height + 6 * unit - y) / np.maximum(unit, height - 3 * unit - new_lower), 0, 1)
-    above = np.where(  # of the lower lip: what was inside hangs on the upper one
-        y <= new_upper, y + rise * round_bow * fading, upper + y - new_upper
-    )
-    beneath = y - ((1 - below) * (new_lower - lower) + below * jaw) * chin
+    # What was inside hangs on an upper lip that rises and is hid by one that falls. Between closed lips none is seen,
+    # and not what lies at their very edges either, which is both.
+    hidden = np.clip(lower - upper, 0, unit) * np.clip(1 - (new_lower - new_upper) / unit, 0, 1)
+    lip_above = np.minimum(y + lifted * fading, upper - hidden)
+    above = np.where(y <= new_upper + hidden, lip_above, y + np.maximum(lifted, 0))  # of the lower lip
+    beneath = np.maximum(y - ((1 - below) * (new_lower - lower) + below * jaw) * chin, lower + hidden)
     moved = cv2.remap(
         face, x, np.where(y < new_lower, above, beneath), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )

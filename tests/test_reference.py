@@ -113,6 +113,24 @@ def test_teeth_of_a_smile_stay_whole():
         np.testing.assert_allclose(with_whole_teeth(kept, LIPS), LIPS, atol=0.011)
 
 
+def test_a_smile_closes_between_its_lips():
+    """Along the upper lip's edge it would turn down. Teeth do not move until they are hidden."""
+    face, (y, x) = smile(teeth_to=77), np.mgrid[:96, :96]
+    bow = np.clip(1 - ((x - 48) / 16) ** 2, 0, 1)
+    lower = (y > 72 + 5 * bow) & (face[:, :, 2] == 170)
+    face[lower] = (60, 60, 120)
+    face[(y == 73) & (np.abs(x - 48) < 12)] = (0, 255, 0)  # a mark on the teeth
+    quarters = (40, 69.75), (56, 69.75), (40, 75.75), (56, 75.75)
+    lips = np.array([*CORNERS, (48, 69), (48, 77), (48, 82), *CORNERS, *quarters])
+    closed, half = (with_gap(face, lips / 96, gap) for gap in (0, 4))
+    assert not (closed[:, 34:62].min(2) > 165).any()  # no teeth
+    for column in (42, 48, 54):
+        first_of_lower = int(np.argmax(np.abs(closed[60:, column, 2].astype(int) - 120) < 20)) + 60
+        upper, below = 72 - 3 * bow[0, column], 72 + 5 * bow[0, column]
+        assert first_of_lower == pytest.approx(upper + 0.4 * (below - upper), abs=1.5)
+    assert (half[73, 46:51] == (0, 255, 0)).all()
+
+
 def test_edges_of_an_opened_mouth_have_no_stairs():
     """Values between lip and inside, where the lip's edge crosses pixels."""
     lip, columns = with_gap(drawn_face(0), LIPS, 9)[72:82, 36:60, 2].astype(int), range(24)
