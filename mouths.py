@@ -8,6 +8,8 @@ import numpy as np
 SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
 # Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1, without outliers.
 OPENINGS = (0, 0.002, 0.004, 0.006, 0.013, 0.022, 0.031, 0.042, 0.058, 0.083, 0.13)
+# The same of who talks freely: most of the others read the news, with little movement.
+OPENINGS_IN_TALKS = (0, 0.003, 0.005, 0.010, 0.020, 0.032, 0.047, 0.066, 0.087, 0.114, 0.13)
 # Widths of real talking mouths over their clip's mean: the quantiles 0, 0.1, ... 1, without outliers.
 WIDTHS = (0.85, 0.930, 0.963, 0.981, 0.994, 1.005, 1.016, 1.027, 1.041, 1.063, 1.13)
 ROUNDING = 0.7  # of real changes of width: half of what is heard of them is wrong
@@ -66,9 +68,9 @@ def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
     return found
 
 
-def opening_at(rank: float) -> float:
-    """The opening that a share `rank` of talking mouths do not reach, in eye distances."""
-    return float(np.interp(rank, np.linspace(0, 1, len(OPENINGS)), OPENINGS))
+def opening_at(rank: float, among: tuple[float, ...] = OPENINGS) -> float:
+    """The opening that a share `rank` of talking mouths do not reach, in eye distances; `among`: their quantiles."""
+    return float(np.interp(rank, np.linspace(0, 1, len(among)), among))
 
 
 def gap_of(opening: Any, width: int) -> Any:

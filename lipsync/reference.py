@@ -20,7 +20,7 @@ from models.face_mesh import LIP_POINTS, FaceMesh
 from models.speech_shape import windows_along, windows_so_far
 from mouths import (
     OPEN_COST,
-    OPENINGS,
+    OPENINGS_IN_TALKS,
     WIDTHS,
     gap_of,
     misfits,
@@ -38,8 +38,6 @@ KEPT = 64  # mouths that a video has shown, at most
 NOVEL = 3.0  # how far from all that are kept, in pose and opening, a mouth is that is kept, too: see `ShownMouths.add`
 CUT = 20.0  # pose distance of frames from which on they are of different shots; of neighbours, 99 % are under 10
 FAR = 16.0  # pose distance from which on another frame's mouth looks out of place
-# How much farther open than wanted a mouth is shown: generators close mouths, and so it opens as far as real ones do.
-OPENED = 1.4
 LOYALTY = 4.0  # pose distance by which another mouth must be better to take the place of the one used last ...
 ALIKE = 6.0  # ... and how far, in pose and opening, one may be from that to have a part of this
 COVERED = 4.0  # pose distance that each step of the logit counts, that a hand or the like is before a mouth
@@ -54,9 +52,8 @@ class Shape(NamedTuple):
 
     @classmethod
     def at(cls, ranks: np.ndarray) -> "Shape":
-        """Of the shares (2,) of all mouths that talk which are more closed, and narrower. None opens farther than real
-        ones do."""
-        return cls(min(OPENED * opening_at(ranks[0]), OPENINGS[-1]), widening_at(ranks[1]))
+        """Of the shares (2,) of all mouths that talk which are more closed, and narrower."""
+        return cls(opening_at(ranks[0], OPENINGS_IN_TALKS), widening_at(ranks[1]))
 
 
 class Seen:

@@ -14,7 +14,7 @@ from lipsync.live import LipSyncStream
 from lipsync.locating import located_once
 from lipsync.options import InferenceOptions
 from lipsync.pipeline import run
-from lipsync.reference import KEPT, OPENED, HeardShapes, Shape, ShownMouths, wants_fitting
+from lipsync.reference import KEPT, HeardShapes, Shape, ShownMouths, wants_fitting
 from lipsync.source import FrameSource
 from lipsync.stages import StageClock, Threads
 from lipsync.video import FrameReader
@@ -22,6 +22,7 @@ from models import Wav2Lip
 from models.checkpoint import load_face_mesh, load_generator, save_checkpoint
 from models.face_mesh import INNER_LIPS, MIRRORED, POINTS
 from mouths import (
+    OPENINGS_IN_TALKS,
     alignment,
     gap_of,
     moved_by,
@@ -335,7 +336,7 @@ def test_silence_rests_the_mouth_and_speech_is_heard_alike_in_parts():
     assert shapes.shape == (246, 2) and (shapes >= 0).all() and (shapes[:80].std(0) > (0.001, 0.001)).all()
     assert (
         (shapes[128:167] == (0, widening_at(0.5))).all()
-        and shapes[:, 0].max() < OPENED * opening_at(1)
+        and shapes[:, 0].max() < OPENINGS_IN_TALKS[-1]
         and (shapes[[96, 189], 0] > 0).all()
     )  # not between two sounds
     assert np.array_equal(np.stack(list(hear(speech, np.arange(82, 246)))), shapes[82:])
