@@ -1,9 +1,9 @@
 """MediaPipe's Face Mesh with attention (Grishchenko et al., 2020: "Attention Mesh: high-fidelity face mesh prediction
 in real-time"): 468 points of a face, those of the lips from a closer look. It learnt from far more faces than there are
-talking ones to learn from.
+talking ones to learn from. The one without attention serves as a second opinion where hearing is taught.
 
 The weights are published under the Apache License 2.0; `training.face_mesh` reads them. The branches that look at the
-eyes are left out.
+eyes, and the plain one's that says whether there is a face, are left out.
 """
 
 import cv2
@@ -41,8 +41,9 @@ BODY = ((16, 1), (16, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), 
 CLOSELY = ((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
 
 
-class FaceMesh(nn.Module):
-    """Where the points of a face lie in a picture of it, and whether there is a face."""
+class PlainFaceMesh(nn.Module):
+    """Where the points of a face lie in a picture of it: "Real-time facial surface geometry from monocular video on
+    mobile GPUs", Kartynnik et al., 2019."""
 
     def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0) -> None:
         super().__init__()
@@ -50,37 +51,18 @@ class FaceMesh(nn.Module):
         self.stem, self.stem_act = nn.Conv2d(3, STEM, 3, 2), nn.PReLU(STEM)
         self.body = _blocks(STEM, BODY)
         self.output_mesh = nn.Conv2d(NARROW, 3 * POINTS, 3)
-        self.lips = _blocks(BODY[EARLY - 1][0], CLOSELY)
-        self.conv_lips = nn.Conv2d(NARROW, 2 * len(LIPS), 2)
-        self.conv_faceflag = nn.Conv2d(NARROW, 1, 3)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (N, 3, 192, 192), RGB in [0, 1], upright and half as wide again as the face in them -> points
-        (N, 468, 2) in pixels; and logits (N,) of that there is a face."""
+        (N, 468, 2) in pixels; and logits (N,) of that there is a face, which are 0 where that is not known."""
+        points, _, features = self._seen(pictures)
+        return points, torch.zeros(len(features), device=features.device)
+
+    def _seen(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (N, 468, 2), early features (N, 32, 48, 48), and those (N, 32, 3, 3) that heads see."""
         early = self.body[:EARLY](self.stem_act(self.stem(F.pad(pictures, (0, 1, 0, 1)))))
         features = self.body[EARLY:](early)
-        points = self.output_mesh(features).view(-1, POINTS, 3)[..., :2]
-        refined = points.clone()
-        refined[:, LIPS] = self._closely(early, points)
-        return refined, self.conv_faceflag(features).flatten()
-
-    def _closely(self, early: Tensor, points: Tensor) -> Tensor:
-        """The lips' points (N, 80, 2) in pixels, from early features (N, 32, 48, 48) around where they are seen."""
-        first, second = points[:, CORNERS[0]], points[:, CORNERS[1]]
-        angle = torch.atan2(*(second - first).flip(1).unbind(1))
-        cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack((cos, -sin, sin, cos), dim=1).view(-1, 2, 2)  # upright -> as seen
-        upright = points[:, LIPS] @ turn
-        low, high = upright.amin(1), upright.amax(1)
-        linear = turn * LIPS_SHARE * (high - low)[:, None]  # from shares of the closer look, 0 in its middle
-        middle = (((low + high) / 2)[:, None] @ turn.transpose(1, 2))[:, 0]
-        # Grids have -1 to 1 from edge to edge.
-        to_grid = 2 / SIDE
-        theta = torch.cat((linear / 2 * to_grid, (middle * to_grid - 1)[..., None]), dim=2)
-        grid = F.affine_grid(theta, [len(points), early.shape[1], CLOSE, CLOSE], align_corners=False)
-        looked = F.grid_sample(early, grid, align_corners=False)
-        found = self.conv_lips(self.lips(looked)).view(len(points), -1, 2)
-        return (found / CLOSE_UNITS - 0.5) @ linear.transpose(1, 2) + middle[:, None]
+        return self.output_mesh(features).view(-1, POINTS, 3)[..., :2], early, features
 
     @torch.inference_mode()
     def points_of(self, face: np.ndarray) -> tuple[np.ndarray, float]:
@@ -120,6 +102,41 @@ class FaceMesh(nn.Module):
         rgb = torch.from_numpy(picture[None, :, :, ::-1].copy()).permute(0, 3, 1, 2).float() / 255
         points, presence = self(rgb)
         return (points[0].numpy() @ place[:, :2].T + place[:, 2]) / size, float(presence)
+
+
+class FaceMesh(PlainFaceMesh):
+    """The same with attention, a closer look at the lips; and whether there is a face."""
+
+    def __init__(self, img_size: tuple[int, int] = (96, 96), width: float = 1.0) -> None:
+        super().__init__(img_size, width)
+        self.lips = _blocks(BODY[EARLY - 1][0], CLOSELY)
+        self.conv_lips = nn.Conv2d(NARROW, 2 * len(LIPS), 2)
+        self.conv_faceflag = nn.Conv2d(NARROW, 1, 3)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PlainFaceMesh`."""
+        points, early, features = self._seen(pictures)
+        refined = points.clone()
+        refined[:, LIPS] = self._closely(early, points)
+        return refined, self.conv_faceflag(features).flatten()
+
+    def _closely(self, early: Tensor, points: Tensor) -> Tensor:
+        """The lips' points (N, 80, 2) in pixels, from early features (N, 32, 48, 48) around where they are seen."""
+        first, second = points[:, CORNERS[0]], points[:, CORNERS[1]]
+        angle = torch.atan2(*(second - first).flip(1).unbind(1))
+        cos, sin = angle.cos(), angle.sin()
+        turn = torch.stack((cos, -sin, sin, cos), dim=1).view(-1, 2, 2)  # upright -> as seen
+        upright = points[:, LIPS] @ turn
+        low, high = upright.amin(1), upright.amax(1)
+        linear = turn * LIPS_SHARE * (high - low)[:, None]  # from shares of the closer look, 0 in its middle
+        middle = (((low + high) / 2)[:, None] @ turn.transpose(1, 2))[:, 0]
+        # Grids have -1 to 1 from edge to edge.
+        to_grid = 2 / SIDE
+        theta = torch.cat((linear / 2 * to_grid, (middle * to_grid - 1)[..., None]), dim=2)
+        grid = F.affine_grid(theta, [len(points), early.shape[1], CLOSE, CLOSE], align_corners=False)
+        looked = F.grid_sample(early, grid, align_corners=False)
+        found = self.conv_lips(self.lips(looked)).view(len(points), -1, 2)
+        return (found / CLOSE_UNITS - 0.5) @ linear.transpose(1, 2) + middle[:, None]
 
 
 def _square(middle: tuple[float, float] | np.ndarray, side: float, angle: float) -> np.ndarray:

@@ -11,8 +11,8 @@ from torch import nn
 
 from errors import InputError
 from lipsync.video import FrameReader
-from models.checkpoint import load_face_mesh
-from models.face_mesh import EYE_CORNERS, LIP_POINTS, POINTS, SIDE, FaceMesh
+from models.checkpoint import load_face_mesh, load_network
+from models.face_mesh import EYE_CORNERS, LIP_POINTS, POINTS, SIDE, FaceMesh, PlainFaceMesh
 from training import face_mesh
 from training.published import digest_of
 
@@ -90,10 +90,10 @@ def test_leaning_heads_are_seen_upright(mesh, seen):
     assert errors[1] < 0.02 * height and errors[1] < 0.7 * errors[0]
 
 
-def published_names() -> list[str]:
+def published_names(attention: bool) -> list[str]:
     """The layers with weights, in the order of the network."""
     kinds = ("conv2d", "depthwise_conv2d", "p_re_lu")
-    numbered = {kind: iter([kind, *(f"{kind}_{number}" for number in range(1, 33))]) for kind in kinds}
+    numbered = {kind: iter([*([kind] * attention), *(f"{kind}_{number}" for number in range(1, 33))]) for kind in kinds}
 
     def those(*kinds: str) -> list[str]:
         return [next(numbered[kind]) for kind in kinds]
@@ -101,14 +101,16 @@ def published_names() -> list[str]:
     block = ("depthwise_conv2d", "conv2d", "p_re_lu")
     narrowed = ("conv2d", "p_re_lu", *block)
     body = those("conv2d", "p_re_lu", *(block * 17), *narrowed)
+    if not attention:
+        return [*body, *those("conv2d")]
     return [*body, "output_mesh", *those(*(block * 11), *narrowed), "conv_lips", "conv_faceflag"]
 
 
-def as_published(network: FaceMesh) -> dict[str, np.ndarray]:
+def as_published(network: PlainFaceMesh) -> dict[str, np.ndarray]:
     """Its weights as the file has them, by name."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.PReLU)]
     stored = {}
-    for name, layer in zip(published_names(), layers, strict=True):
+    for name, layer in zip(published_names(isinstance(network, FaceMesh)), layers, strict=True):
         weight = layer.weight.detach()
         if isinstance(layer, nn.PReLU):
             stored[f"{name}/Alpha"] = weight[None, None]
@@ -134,22 +136,25 @@ def stand_in_for_tflite(tensors: dict[str, np.ndarray]) -> SimpleNamespace:
     return SimpleNamespace(Model=SimpleNamespace(GetRootAsModel=lambda content, offset: model), TensorType=kinds)
 
 
-def test_the_published_file_is_read_layer_by_layer(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "kind"), [(0, FaceMesh), (1, PlainFaceMesh)])
+def test_published_files_are_read_layer_by_layer(number, kind, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    source = FaceMesh().half().float()
-    path = tmp_path / "face_landmark_with_attention.tflite"
+    source = kind().half().float()
+    path = tmp_path / "published.tflite"
     path.write_bytes(b"published")
-    monkeypatch.setattr(face_mesh, "DIGEST", digest_of(path))
+    files = list(face_mesh.FILES)
+    files[number] = files[number]._replace(digest=digest_of(path))
+    monkeypatch.setattr(face_mesh, "FILES", files)
     monkeypatch.setitem(sys.modules, "tflite", stand_in_for_tflite(as_published(source)))
     monkeypatch.setattr("sys.argv", ["face_mesh", "--tflite", str(path), "--outfile", str(tmp_path / "mesh.pth")])
     face_mesh.main()
-    read = load_face_mesh(tmp_path / "mesh.pth").state_dict()
+    read = load_network(kind, tmp_path / "mesh.pth").state_dict()
     assert all(torch.equal(read[name], value) for name, value in source.state_dict().items())
     monkeypatch.setitem(sys.modules, "tflite", None)
     with pytest.raises(InputError, match="environment of its own"):
         face_mesh.main()
     path.write_bytes(b"another")
-    with pytest.raises(InputError, match="not the published"):
+    with pytest.raises(InputError, match="not the published .*attention.tflite or face_landmark.tflite"):
         face_mesh.main()
     path.unlink()
     with pytest.raises(InputError, match="does not exist"):

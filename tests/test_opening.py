@@ -167,7 +167,12 @@ def test_landmarks_give_lips_and_the_gap_over_the_eyes():
     gap, lips = landmarks.labels_of(face, mesh)
     assert gap == pytest.approx(0.1)
     assert lips.shape == (11, 2) and lips[0] == pytest.approx((12 / 80, 0.5))
-    gap, lips = landmarks.labels_of(face, KnownMesh(-2.0))
+    other = KnownMesh(0.0)
+    other.points[:] = mesh.points
+    other.points[14] = np.array((40, 63)) / (80, 96)
+    both, its_lips = landmarks.labels_of(face, mesh, other)
+    assert both == pytest.approx((0.1 + landmarks.SECOND_SCALE * 0.05) / 2) and np.array_equal(its_lips, lips)
+    gap, lips = landmarks.labels_of(face, KnownMesh(-2.0), other)
     assert np.isnan(gap) and np.isnan(lips).all()
 
 

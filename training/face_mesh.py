@@ -1,16 +1,19 @@
-"""MediaPipe's Face Mesh with attention as what sees where lips are (`models.face_mesh`).
+"""MediaPipe's Face Mesh, with attention as what sees where lips are, or without as a second opinion
+(`models.face_mesh`, `training.landmarks`).
 
     python3 -m venv tflite && tflite/bin/pip install tflite==2.18.0 torch==2.13.0
     tflite/bin/python -m training.face_mesh --tflite face_landmark_with_attention.tflite --outfile face_mesh.pth
 
-The file is in MediaPipe's wheels on PyPI, under `mediapipe/modules/face_landmark`; the SHA-256 of the one in 0.10.21 is
-checked. `checkpoints/face_mesh.pth` holds the outcome already: nothing else needs this.
+The files are in MediaPipe's wheels on PyPI, under `mediapipe/modules/face_landmark`; the SHA-256 of those in 0.10.21 is
+checked. `checkpoints/face_mesh.pth` holds the outcome of this one already; `face_landmark.tflite` is the one without
+attention.
 """
 
 import argparse
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,40 +21,58 @@ from torch import Tensor, nn
 
 from errors import InputError, run_script
 from models.checkpoint import save_checkpoint
-from models.face_mesh import FaceMesh
+from models.face_mesh import FaceMesh, PlainFaceMesh
 from training.published import HINT, check_published
 
-DIGEST = "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4"  # SHA-256 of that file
-FILE = "face_landmark_with_attention.tflite"
-HEADS = "output_mesh", "conv_lips", "conv_faceflag"  # layers that have names of their own
+
+class Published(NamedTuple):
+    """A published file, and how its layers are called."""
+
+    name: str
+    digest: str  # SHA-256
+    kind: type[PlainFaceMesh]
+    first: int  # number of the first layer of each kind; 0 is not written
+    heads: tuple[str, ...]  # layers that have names of their own
 
 
-def read_published(path: Path) -> FaceMesh:
-    """The network with the weights of the published file. Raises InputError."""
-    check_published(path, FILE, DIGEST)
-    network = FaceMesh()
-    fill(network, tensors_of(path.read_bytes()))
+FILES = (
+    Published(
+        "face_landmark_with_attention.tflite", "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
+        FaceMesh, 0, ("output_mesh", "conv_lips", "conv_faceflag"),
+    ),
+    Published(
+        "face_landmark.tflite", "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+        PlainFaceMesh, 1, (),
+    ),
+)  # fmt: skip
+
+
+def read_published(path: Path) -> PlainFaceMesh:
+    """The network with the weights of a published file. Raises InputError."""
+    digest = check_published(path, {file.digest: file.name for file in FILES})
+    file = next(file for file in FILES if file.digest == digest)
+    network = file.kind()
+    fill(network, tensors_of(path.read_bytes()), file)
     return network
 
 
 @torch.no_grad()
-def fill(network: FaceMesh, published: dict[str, Tensor]) -> None:
+def fill(network: PlainFaceMesh, published: dict[str, Tensor], file: Published) -> None:
     """Copy published weights into a network, whose layers come in the same order. They are numbered by kind."""
-    full, depthwise, act = map(_numbered, ("conv2d", "depthwise_conv2d", "p_re_lu"))
+    full, depthwise, act = (_numbered(kind, file.first) for kind in ("conv2d", "depthwise_conv2d", "p_re_lu"))
     for name, layer in network.named_modules():
         if isinstance(layer, nn.PReLU):
             layer.weight.copy_(published[f"{next(act)}/Alpha"].flatten())
         elif isinstance(layer, nn.Conv2d):
             alone = layer.groups > 1
-            stored = name if name in HEADS else next(depthwise if alone else full)
+            stored = name if name in file.heads else next(depthwise if alone else full)
             # (1, height, width, channels) and (out, height, width, in)
             layer.weight.copy_(published[f"{stored}/Kernel"].permute((3, 0, 1, 2) if alone else (0, 3, 1, 2)))
             layer.bias.copy_(published[f"{stored}/Bias"])
 
 
-def _numbered(kind: str) -> Iterator[str]:
-    yield kind
-    yield from (f"{kind}_{number}" for number in count(1))
+def _numbered(kind: str, first: int) -> Iterator[str]:
+    yield from (f"{kind}_{number}" if number else kind for number in count(first))
 
 
 def tensors_of(content: bytes) -> dict[str, Tensor]:
@@ -70,7 +91,7 @@ def tensors_of(content: bytes) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="MediaPipe's Face Mesh with attention as what sees where lips are")
+    parser = argparse.ArgumentParser(description="Read the weights of MediaPipe's Face Mesh")
     parser.add_argument("--tflite", type=Path, required=True, help="the published file")
     parser.add_argument("--outfile", type=Path, required=True, help="checkpoint, in half precision as published")
     args = parser.parse_args()

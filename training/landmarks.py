@@ -1,8 +1,9 @@
 """How far mouths are open in a data set and where lips are, by a landmark model: what `training.opening` learns from.
 
-    python -m training.landmarks --data_root packed
+    python -m training.landmarks --data_root packed --second_opinion face_mesh_plain.pth
 
-The landmark model is `models.face_mesh`.
+The landmark model is `models.face_mesh`. The one without attention, which `training.face_mesh` reads, misses in other
+ways: the mean of both openings is easier to hear than either.
 """
 
 import argparse
@@ -14,11 +15,13 @@ from tqdm import tqdm
 
 from errors import run_script
 from hparams import hparams
-from models.checkpoint import load_face_mesh
-from models.face_mesh import EYE_CORNERS, INNER_LIPS, LIP_POINTS, FaceMesh
+from models.checkpoint import load_face_mesh, load_network
+from models.face_mesh import EYE_CORNERS, INNER_LIPS, LIP_POINTS, FaceMesh, PlainFaceMesh
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
 from whole import written_whole
+
+SECOND_SCALE = 1.85  # so much more do openings vary with attention than without
 
 
 class Labels(NamedTuple):
@@ -38,14 +41,24 @@ def labels_paths(data_root: Path, split: str) -> Labels:
     return Labels(*(data_root / f"{name}_{split}.npy" for name in Labels._fields))
 
 
-def labels_of(face: np.ndarray, mesh: FaceMesh) -> tuple[float, np.ndarray]:
+def labels_of(
+    face: np.ndarray, mesh: FaceMesh, second_opinion: PlainFaceMesh | None = None
+) -> tuple[float, np.ndarray]:
     """The labels of a crop (H, W, 3) uint8 BGR."""
     points, presence = mesh.closely(face)
     if presence < 0:
         return float("nan"), np.full((len(LIP_POINTS), 2), np.nan)
+    opening = _opening(points, face)
+    if second_opinion is not None:
+        opening = (opening + SECOND_SCALE * _opening(second_opinion.closely(face)[0], face)) / 2
+    return opening, points[list(LIP_POINTS)]
+
+
+def _opening(points: np.ndarray, face: np.ndarray) -> float:
+    """The gap between the inner lips over the distance of the eyes."""
     pixels = points * face.shape[1::-1]
     gap, eyes = (np.linalg.norm(pixels[a] - pixels[b]) for a, b in (INNER_LIPS, EYE_CORNERS))
-    return float(gap / eyes), points[list(LIP_POINTS)]
+    return float(gap / eyes)
 
 
 def main() -> None:
@@ -54,15 +67,17 @@ def main() -> None:
     )
     parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
     parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
+    parser.add_argument("--second_opinion", type=Path, help="checkpoint of the mesh without attention")
     parser.add_argument("--splits", nargs="+", default=["train", "val"])
     args = parser.parse_args()
     mesh = load_face_mesh()
+    second = None if args.second_opinion is None else load_network(PlainFaceMesh, args.second_opinion)
     for split in args.splits:
         hp = hparams.override(f"fps={data_fps(args.data_root, split)}")
         clips = load_clips(args.data_root, split, hp, 0, args.filelists)
         faces = (clip.face(at, hp.face_size) for clip in clips for at in range(len(clip.numbers)))
         total = sum(len(clip.numbers) for clip in clips)
-        found = [labels_of(face, mesh) for face in tqdm(faces, total=total, desc=split, unit="crop")]
+        found = [labels_of(face, mesh, second) for face in tqdm(faces, total=total, desc=split, unit="crop")]
         labels = Labels(*(np.array(values, np.float32) for values in zip(*found, strict=True)))
         for path, values in zip(labels_paths(args.data_root, split), labels, strict=True):
             with written_whole(path) as aside, aside.open("wb") as file:

@@ -14,9 +14,11 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_published(path: Path, name: str, digest: str) -> None:
-    """Raises InputError unless a file has the SHA-256 of the published one of some name."""
+def check_published(path: Path, names: dict[str, str]) -> str:
+    """Returns the SHA-256 of a file. Raises InputError unless it is one of those of the published files `names`."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: {HINT}")
-    if digest_of(path) != digest:
-        raise InputError(f"{path} is not the published {name}: {HINT}")
+    digest = digest_of(path)
+    if digest not in names:
+        raise InputError(f"{path} is not the published {' or '.join(names.values())}: {HINT}")
+    return digest

@@ -23,7 +23,7 @@ FILE = "tiny.en.pt"
 
 def read_published(path: Path) -> SpeechEncoder:
     """The first layers with the weights of the published file. Raises InputError."""
-    check_published(path, FILE, DIGEST)
+    check_published(path, {DIGEST: FILE})
     published = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
     network = SpeechEncoder()
     network.load_state_dict({name: published[f"encoder.{name}"] for name in network.state_dict()})
