@@ -23,6 +23,7 @@ NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from
 # of most real ones (0.17, 0.21, 0.44); where it is narrow, so dark that the eye and landmark models see it.
 WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
+SHADE = 0.4  # of teeth between lips that have almost closed, over their light before
 FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
 TONGUE = 0.6  # how much brighter it is at the lower lip, as a share
 LOWER_LIP = [3, 9, 10]  # inner ones of `models.face_mesh.LIP_POINTS`
@@ -172,16 +173,19 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     upper = mouth.row(mouth.upper, x)
     lower = np.maximum(mouth.row(mouth.lower, x), upper)
     change = gap - mouth.gap
+    closed = 0.0  # share of the gap
     if change > 0:
         rise, round_bow = UPPER_SHARE * change, np.sqrt(bow)  # mouths get rounder as they open
         lifted, drop = rise * round_bow, change - rise
         new_upper = upper - lifted
         new_lower = np.maximum(lower + drop * round_bow, new_upper)
     else:  # along the upper lip's edge a smile would turn down: both lips move, everywhere by the same share
-        closed = -change / max(unit, mouth.gap)
+        closed = min(1.0, -change / max(unit, mouth.gap))
         lifted, drop = -FALL * closed * (lower - upper), (1 - FALL) * change
         new_upper = upper - lifted
         new_lower = new_upper + (1 - closed) * (lower - upper)
+    narrow = 1 - np.clip((new_lower - new_upper) / (NARROW_GAP * unit), 0, 1)
+    light = 1 - (1 - SHADE) * closed * narrow
 
     fading = np.clip(1 - (new_upper - y) / (NOSE * unit), 0, 1)
     jaw = JAW * drop * np.exp(-np.square(across / JAW_WIDTH))
@@ -200,7 +204,9 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     rows, columns = (np.flatnonzero(between.any(axis)) for axis in (1, 0))
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        maps = (values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper))
+        maps = (
+            values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper, light)
+        )
         moved[part] = _between_lips(face, _inside_of(face, gap / unit), unit, *maps)
     return np.concatenate((face[:first], moved))
 
@@ -216,15 +222,17 @@ def _between_lips(
     top: np.ndarray,
     new_lower: np.ndarray,
     new_upper: np.ndarray,
+    light: np.ndarray,
 ) -> np.ndarray:
     """A window (h, w, 3) about an opened mouth, its edges without stairs: what has opened, from `top` (whatever was
     inside hangs above) to the lower lip, has the colours `inside`. All maps (h, w); `above` and `beneath` the lower
-    lip's edge say which row of the face is seen."""
+    lip's edge say which row of the face is seen; `light` is what is left of it between the lips."""
     maps = (np.ascontiguousarray(values) for values in (above, beneath))
     x = np.ascontiguousarray(x)
     upper, lower = (
         cv2.remap(face, x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) for rows in maps
     )
+    upper *= (1 - (1 - light) * np.clip(y - new_upper + 0.5, 0, 1))[:, :, None]
     opened = np.clip(y - top + 0.5, 0, 1) * np.clip((new_lower - new_upper) / unit, 0, 1)
     depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
     upper += opened[:, :, None] * ((1 + TONGUE * depth**4)[:, :, None] * inside.astype(np.float32) - upper)

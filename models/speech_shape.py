@@ -30,6 +30,7 @@ MOMENT, SPOKEN = 20, (32, 24)
 SILENCE = (-1.8, -0.8)  # mean of the loudest band (-4 to 4): up to the first it is silence, from the second on speech
 LISTENERS = 5  # that hear alike but for what each has learnt by heart: their mean is better than any
 LISTENING = 192  # channels of each
+KINDS = 3  # openings, widths, and openings by a second landmark model, which listeners have to know, too
 NEIGHBOURS = 3  # frames of 40 ms before and after the one that is heard, of which listeners have to know, too
 AT_REST = (0.0, 0.5)  # ranks of opening and width in silence
 
@@ -49,14 +50,14 @@ class Listener(nn.Module):
         self.features = nn.Sequential(
             nn.Dropout(0.4), nn.Linear((BEFORE + 1 + AFTER) * narrow, channels), nn.BatchNorm1d(channels), nn.ReLU()
         )
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels, 2 * (2 * NEIGHBOURS + 1)))
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(channels, KINDS * (2 * NEIGHBOURS + 1)))
 
     def forward(self, tokens: Tensor, around: Tensor) -> Tensor:
-        """Tokens (N, n, 384) and which of them are about each place (N, places, 24) -> (N, places, 2, 7)."""
+        """Tokens (N, n, 384) and which of them are about each place (N, places, 24) -> (N, places, 3, 7)."""
         narrowed = self.narrow(self.norm(tokens.flatten(0, 1)).view_as(tokens))
         chosen = narrowed[torch.arange(len(tokens), device=tokens.device)[:, None, None], around]
         heard = self.head(self.features(chosen.flatten(0, 1).flatten(1)))
-        return heard.view(*around.shape[:2], 2, -1)
+        return heard.view(*around.shape[:2], KINDS, -1)
 
 
 class SpeechShape(nn.Module):
@@ -78,20 +79,21 @@ class SpeechShape(nn.Module):
         self.img_size, self.width = tuple(img_size), width
         self.encoder = SpeechEncoder()
         self.listeners = nn.ModuleList(Listener(scaled(LISTENING, width)) for _ in range(LISTENERS))
-        self.register_buffer("std", torch.ones(2))  # of what it learnt from, around the means of clips
+        self.register_buffer("std", torch.ones(KINDS))  # of what it learnt from, around the means of clips
         self.register_buffer("spread", torch.ones(2))  # standard deviation of `standardised` over speech
 
     def forward(self, speech: Tensor, places: Tensor) -> Tensor:
         """Windows (N, 80, `WINDOW`) of `audio.speech_spectrogram` -> (N, n, 2): openings in eye distances, and widths
         of mouths in those of the face's crop, at frames `places` (N, n) of the windows, from `FIRST` to `LAST`."""
-        return self.std * self.standardised(speech, places)
+        return self.std[:2] * self.standardised(speech, places)
 
     def standardised(self, speech: Tensor, places: Tensor) -> Tensor:
-        """The same (N, n, 2) in standard deviations around the means of clips."""
-        return self.of_each(speech, places).mean(0)[..., NEIGHBOURS]
+        """The same (N, n, 2) in standard deviations around the means of clips. The opening is the mean of both."""
+        opening, width, second = self.of_each(speech, places).mean(0)[..., NEIGHBOURS].unbind(-1)
+        return torch.stack(((opening + second) / 2, width), dim=-1)
 
     def of_each(self, speech: Tensor, places: Tensor) -> Tensor:
-        """The same by each listener, and of the frames about each, too: (`LISTENERS`, N, n, 2, 2 x `NEIGHBOURS` + 1).
+        """All kinds by each listener, and of the frames about each, too: (`LISTENERS`, N, n, 3, 2 x `NEIGHBOURS` + 1).
 
         Who has to know how mouths move on hears better how they are.
         """

@@ -49,6 +49,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
         paths = landmarks.labels_paths(data, split)
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
         np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
+        np.save(paths.second, np.load(paths.openings))
     lesson = opening.LESSONS["mouth_cover"]
     small = dataclasses.replace(lesson, plan=dataclasses.replace(lesson.plan, batch=16))
     monkeypatch.setitem(opening.LESSONS, "mouth_cover", small)
@@ -164,16 +165,16 @@ def test_landmarks_give_lips_and_the_gap_over_the_eyes():
     mesh, face = KnownMesh(9.0), np.zeros((96, 80, 3), np.uint8)
     for point, place in {13: (40, 60), 14: (40, 66), 33: (10, 30), 263: (70, 30), 61: (12, 48)}.items():
         mesh.points[point] = np.array(place) / (80, 96)
-    gap, lips = landmarks.labels_of(face, mesh)
-    assert gap == pytest.approx(0.1)
+    gap, lips, second = landmarks.labels_of(face, mesh)
+    assert gap == second == pytest.approx(0.1)
     assert lips.shape == (11, 2) and lips[0] == pytest.approx((12 / 80, 0.5))
     other = KnownMesh(0.0)
     other.points[:] = mesh.points
     other.points[14] = np.array((40, 63)) / (80, 96)
-    both, its_lips = landmarks.labels_of(face, mesh, other)
-    assert both == pytest.approx((0.1 + landmarks.SECOND_SCALE * 0.05) / 2) and np.array_equal(its_lips, lips)
-    gap, lips = landmarks.labels_of(face, KnownMesh(-2.0), other)
-    assert np.isnan(gap) and np.isnan(lips).all()
+    first, its_lips, second = landmarks.labels_of(face, mesh, other)
+    assert (first, second) == pytest.approx((0.1, 0.05)) and np.array_equal(its_lips, lips)
+    gap, lips, second = landmarks.labels_of(face, KnownMesh(-2.0), other)
+    assert np.isnan((gap, second)).all() and np.isnan(lips).all()
 
 
 def test_labels_of_a_data_set_are_written(toy, monkeypatch, capsys):
@@ -184,4 +185,8 @@ def test_labels_of_a_data_set_are_written(toy, monkeypatch, capsys):
     landmarks.main()
     assert "0.0% of them without a face" in capsys.readouterr().out
     labels = landmarks.Labels(*map(np.load, landmarks.labels_paths(data, "val")))
-    assert len(labels.lips) == len(labels.openings) > 0 and (labels.lips == 0.5).all() and (labels.widths == 0).all()
+    assert (
+        len(labels.lips) == len(labels.openings) == len(labels.second) > 0
+        and (labels.lips == 0.5).all()
+        and (labels.widths == 0).all()
+    )

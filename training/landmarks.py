@@ -3,7 +3,7 @@
     python -m training.landmarks --data_root packed --second_opinion face_mesh_plain.pth
 
 The landmark model is `models.face_mesh`. The one without attention, which `training.face_mesh` reads, misses in other
-ways: the mean of both openings is easier to hear than either.
+ways: who has to know both openings hears better how mouths are.
 """
 
 import argparse
@@ -21,14 +21,13 @@ from training.clips import FILELISTS
 from training.data import data_fps, load_clips
 from whole import written_whole
 
-SECOND_SCALE = 1.85  # so much more do openings vary with attention than without
-
 
 class Labels(NamedTuple):
     """What is known of crops, in the order of their clips; NaN where no face was found."""
 
     openings: np.ndarray  # (crops,) float32: the gap between the inner lips over the distance of the eyes
     lips: np.ndarray  # (crops, 11, 2) float32: `LIP_POINTS`, x over the crop's width and y over its height
+    second: np.ndarray  # (crops,) float32: openings by the second opinion, or the first ones again
 
     @property
     def widths(self) -> np.ndarray:
@@ -43,15 +42,14 @@ def labels_paths(data_root: Path, split: str) -> Labels:
 
 def labels_of(
     face: np.ndarray, mesh: FaceMesh, second_opinion: PlainFaceMesh | None = None
-) -> tuple[float, np.ndarray]:
+) -> tuple[float, np.ndarray, float]:
     """The labels of a crop (H, W, 3) uint8 BGR."""
     points, presence = mesh.closely(face)
     if presence < 0:
-        return float("nan"), np.full((len(LIP_POINTS), 2), np.nan)
+        return float("nan"), np.full((len(LIP_POINTS), 2), np.nan), float("nan")
     opening = _opening(points, face)
-    if second_opinion is not None:
-        opening = (opening + SECOND_SCALE * _opening(second_opinion.closely(face)[0], face)) / 2
-    return opening, points[list(LIP_POINTS)]
+    second = opening if second_opinion is None else _opening(second_opinion.closely(face)[0], face)
+    return opening, points[list(LIP_POINTS)], second
 
 
 def _opening(points: np.ndarray, face: np.ndarray) -> float:

@@ -85,7 +85,7 @@ class Talk:
         speech: (80, T), see `audio.speech_spectrogram`.
         numbers: (n,) of its frames.
         fps: frames a second.
-        above: (n, 2) openings and widths, above their means.
+        above: (n, 3) openings, widths and openings by a second opinion, above their means.
         clip: which clip it is.
     """
 
@@ -100,7 +100,7 @@ def talks(clips: list[Clip], labels: Labels, hp: HParams) -> list[Talk]:
     """The clips of most of whose crops openings and widths are known; the others are interpolated."""
     found = []
     ends = np.cumsum([len(clip.numbers) for clip in clips])
-    values = np.stack((labels.openings, labels.widths), axis=1)
+    values = np.stack((labels.openings, labels.widths, labels.second), axis=1)
     for index, (clip, raw) in enumerate(zip(clips, np.split(values, ends[:-1]), strict=True)):
         known = ~np.isnan(raw).any(1)
         if known.mean() >= MIN_KNOWN:
@@ -111,8 +111,8 @@ def talks(clips: list[Clip], labels: Labels, hp: HParams) -> list[Talk]:
 
 
 def heard(talks: list[Talk]) -> Labelled:
-    """Windows of speech (n, 1, 80, `WINDOW`), and openings and widths above their clips' means at `PLACES` in each, of
-    those frames and of the `NEIGHBOURS` before and after: (n, places, 2, 2 x `NEIGHBOURS` + 1), not a number where
+    """Windows of speech (n, 1, 80, `WINDOW`), and what is known above its clip's mean at `PLACES` in each, of
+    those frames and of the `NEIGHBOURS` before and after: (n, places, 3, 2 x `NEIGHBOURS` + 1), not a number where
     there is no frame."""
     shown, above, of = [], [], []
     earlier = (LAST - np.array(PLACES)) / audio.SPEECH_FRAMES_PER_SECOND  # seconds
