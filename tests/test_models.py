@@ -17,6 +17,7 @@ from models.checkpoint import (
     load_generator,
     load_network,
     read_checkpoint,
+    read_state_dict,
     save_checkpoint,
 )
 from models.discriminator import stack_window
@@ -215,6 +216,23 @@ def test_export_keeps_the_network_and_shortens_the_file(tmp_path, monkeypatch, b
     with torch.inference_mode():
         difference = load_generator(tmp_path / "short.pth")(mel, faces) - network(mel, faces)
     assert difference.abs().max() < 2e-3  # half a grey level
+
+
+def test_export_writes_the_mean_of_two_runs(tmp_path, monkeypatch):
+    networks = [SyncNet_color(width=width) for width in (0.125, 0.125, 0.25)]
+    for name, network in zip("abc", networks, strict=True):
+        save_checkpoint(tmp_path / f"{name}.pth", network)
+    words = ["export", tmp_path / "a.pth", tmp_path / "mean.pth", "--mean_with", tmp_path / "b.pth"]
+    monkeypatch.setattr("sys.argv", list(map(str, words)))
+    export.main()
+    first, second = (network.state_dict() for network in networks[:2])
+    for name, value in read_state_dict(tmp_path / "mean.pth").items():
+        torch.testing.assert_close(
+            value.float(), (first[name].float() + second[name].float()) / 2, rtol=1e-2, atol=1e-3
+        )
+    monkeypatch.setattr("sys.argv", [*map(str, words[:-1]), str(tmp_path / "c.pth")])
+    with pytest.raises(InputError, match="another network or size"):
+        export.main()
 
 
 @pytest.mark.parametrize("training", [False, True])
