@@ -34,7 +34,8 @@ def test_shipped_networks_hear_silence_and_see_real_mouths(shared):
     hear, places = load_heard_shape(), np.arange(0, speech.shape[1], 20)
     shapes, ranks = (heard_along(f, speech, places) for f in (hear, hear.rank))
     assert shapes.shape == ranks.shape == (len(places), 2)
-    assert shapes[10, 0] < shapes[:, 0].median() and ranks[10].tolist() == [0, 0.5] and ranks[:, 0].median() > 0
+    assert ranks[10:12].tolist() == [[0, 0.5]] * 2 and ranks[:, 0].median() > 0.1 and ranks[:, 0].max() > 0.8
+    assert shapes.std(0).min() > 0.005 and shapes.abs().max() < 0.15
 
 
 def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
