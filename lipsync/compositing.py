@@ -22,6 +22,12 @@ SIDE_FADE = 0.16  # of the width, at the left and right edge
 JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how far (of the width) at the lower edge
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
 TINT = 0.5  # of the changes of colour that a generator makes about its reference: both more and less are less true
+# What of a reference says which colours its picture has: shares of its height and width, without hair and clothes; of
+# the middle brightness, from which on a pixel counts; the share at either end that does not; and how far beyond them
+# colours may go, over brightness.
+FACE_ROWS, FACE_COLUMNS, LIT, FEW, BEYOND = (1 / 8, 7 / 8), (1 / 6, 5 / 6), 0.5, 0.005, 0.02
+DARK = 16.0  # grey levels: below it, colours are noise
+FROM_CHROMA = np.array(((0, -0.714, 1.402), (1.772, -0.344, 0)), np.float32)  # Cr, Cb -> BGR (BT.601)
 COLOUR_GRID = 24  # cells a side on which colour differences are compared: light and tint, no shapes
 COLOUR_DIFFERENCE = 20.0  # grey levels off the usual difference, from which on one is more of shape than of colour
 COLOUR_REACH = 3.0  # cells: how far a difference at the rim is carried into the middle
@@ -98,14 +104,43 @@ def _enlargement(face: np.ndarray, box: Box) -> float:
 def with_tint_of(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """A generated face whose colours are between its own and its reference's, as bright as it was.
 
-    Generators make lips paler than they are; what is painted anew needs some colour of its own.
+    Generators make lips paler than they are; what is painted anew needs some colour of its own, but none that the
+    picture does not have: teeth in a painting are not bluer than the rest of it, and in grey all is grey.
 
     Arguments as for `with_detail`; returns (h, w, 3) uint8 BGR.
     """
-    change = cv2.subtract(face, fit(reference, face.shape[:2]), dtype=cv2.CV_32F)
+    shown = fit(reference, face.shape[:2])
+    change = cv2.subtract(face, shown, dtype=cv2.CV_32F)
     brightness = cv2.cvtColor(change, cv2.COLOR_BGR2GRAY)
     too_much = (1 - TINT) * (change - brightness[..., None])
-    return cv2.subtract(face, too_much, dtype=cv2.CV_8U)
+    return cv2.subtract(face, too_much + _foreign(face - too_much, shown), dtype=cv2.CV_8U)
+
+
+def _foreign(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """What of the colours of a face (h, w, 3) float32 BGR is beyond those that another (h, w, 3) uint8 has anywhere in
+    its middle, or there if it is lit: without it the face is as bright."""
+    rows, columns = (
+        slice(*(round(share * side) for share in part))
+        for part, side in zip((FACE_ROWS, FACE_COLUMNS), shown.shape[:2], strict=True)
+    )
+    brightness, own = _colours(shown.astype(np.float32))
+    lit = brightness >= LIT * np.median(brightness[rows, columns])
+    colours = own[rows, columns][lit[rows, columns]]
+    few = int(FEW * len(colours))
+    ordered = np.partition(colours, (few, len(colours) - 1 - few), axis=0)
+    least, most = (
+        np.where(lit[..., None], further(own, bound), bound)
+        for further, bound in ((np.minimum, ordered[few] - BEYOND), (np.maximum, ordered[-1 - few] + BEYOND))
+    )
+    brightness, colours = _colours(face)
+    return (brightness + DARK)[..., None] * ((colours - np.clip(colours, least, most)) @ FROM_CHROMA)
+
+
+def _colours(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The brightness (h, w) of a picture (h, w, 3) float32 BGR, and its Cr and Cb over that (h, w, 2)."""
+    brightness = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    chroma = (picture[..., 2::-2] - brightness[..., None]) / np.array((1.402, 1.772), np.float32)
+    return brightness, chroma / (brightness + DARK)[..., None]
 
 
 def with_detail(face: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -257,6 +257,24 @@ def test_of_what_a_generator_changes_about_its_references_colours_half_is_left_o
     assert np.abs(np.subtract(*grey)).max() <= 1
 
 
+def test_no_colour_is_painted_that_a_picture_does_not_have():
+    rng = np.random.default_rng(0)
+    light = rng.integers(80, 200, (96, 96, 1))
+    yellow = (light * (0.5, 0.8, 1.0)).astype(np.uint8)
+    grey = np.repeat(light, 3, axis=2).astype(np.uint8)
+    for reference, bluest in ((yellow, 0.72), (grey, 1.08)):
+        made = reference.copy()
+        made[70:80, 30:66] = (235, 205, 190)  # bluish teeth
+        made[82:88, 40:56] = (60, 60, 160)
+        found = with_tint_of(made, reference)
+        blue, _, red = found[70:80, 30:66].reshape(-1, 3).mean(0)
+        assert blue / red < bluest
+        brightness = [cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).astype(int) for face in (made, found)]
+        assert np.abs(np.subtract(*brightness)).max() <= 2
+        assert np.array_equal(found[:60], reference[:60])
+    assert np.ptp(found[82:88, 40:56].astype(int), axis=2).max() <= 8  # of a grey picture
+
+
 def test_hair_where_a_face_has_skin_does_not_colour_the_mouth():
     original, face = np.full((96, 96, 3), (90, 110, 160), np.uint8), np.full((96, 96, 3), (80, 100, 150), np.uint8)
     original[:, 84:] = 30
