@@ -184,8 +184,6 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
         lifted, drop = -FALL * closed * (lower - upper), (1 - FALL) * change
         new_upper = upper - lifted
         new_lower = new_upper + (1 - closed) * (lower - upper)
-    narrow = 1 - np.clip((new_lower - new_upper) / (NARROW_GAP * unit), 0, 1)
-    light = 1 - (1 - SHADE) * closed * narrow
 
     fading = np.clip(1 - (new_upper - y) / (NOSE * unit), 0, 1)
     jaw = JAW * drop * np.exp(-np.square(across / JAW_WIDTH))
@@ -204,16 +202,15 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     rows, columns = (np.flatnonzero(between.any(axis)) for axis in (1, 0))
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        maps = (
-            values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper, light)
-        )
-        moved[part] = _between_lips(face, _inside_of(face, gap / unit), unit, *maps)
+        maps = (values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper))
+        moved[part] = _between_lips(face, _inside_of(face, gap / unit), closed, unit, *maps)
     return np.concatenate((face[:first], moved))
 
 
 def _between_lips(
     face: np.ndarray,
     inside: np.ndarray,
+    closed: float,
     unit: float,
     x: np.ndarray,
     y: np.ndarray,
@@ -222,16 +219,17 @@ def _between_lips(
     top: np.ndarray,
     new_lower: np.ndarray,
     new_upper: np.ndarray,
-    light: np.ndarray,
 ) -> np.ndarray:
     """A window (h, w, 3) about an opened mouth, its edges without stairs: what has opened, from `top` (whatever was
     inside hangs above) to the lower lip, has the colours `inside`. All maps (h, w); `above` and `beneath` the lower
-    lip's edge say which row of the face is seen; `light` is what is left of it between the lips."""
+    lip's edge say which row of the face is seen. `closed` is the share of its gap by which the mouth closes."""
     maps = (np.ascontiguousarray(values) for values in (above, beneath))
     x = np.ascontiguousarray(x)
     upper, lower = (
         cv2.remap(face, x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) for rows in maps
     )
+    narrow = 1 - np.clip((new_lower - new_upper) / (NARROW_GAP * unit), 0, 1)
+    light = 1 - (1 - SHADE) * closed * narrow  # what is left of it between the lips
     upper *= (1 - (1 - light) * np.clip(y - new_upper + 0.5, 0, 1))[:, :, None]
     opened = np.clip(y - top + 0.5, 0, 1) * np.clip((new_lower - new_upper) / unit, 0, 1)
     depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)

@@ -139,7 +139,7 @@ def _foreign(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
 def _colours(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The brightness (h, w) of a picture (h, w, 3) float32 BGR, and its Cr and Cb over that (h, w, 2)."""
     brightness = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-    chroma = (picture[..., 2::-2] - brightness[..., None]) / np.array((1.402, 1.772), np.float32)
+    chroma = (picture[..., 2::-2] - brightness[..., None]) / FROM_CHROMA[(0, 1), (2, 0)]
     return brightness, chroma / (brightness + DARK)[..., None]
 
 

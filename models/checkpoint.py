@@ -105,14 +105,19 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return read_checkpoint(path)["state_dict"]
 
 
+def misfits_of(expected: dict[str, Tensor], found: dict[str, Tensor]) -> set[str]:
+    """The names of tensors that are in one of both only, or of other shapes."""
+    shared = expected.keys() & found.keys()
+    return (expected.keys() ^ found.keys()) | {name for name in shared if expected[name].shape != found[name].shape}
+
+
 def load_weights(network: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
     """Copy weights into a network of the same names and shapes; one on the "meta" device takes the tensors themselves.
 
     Raises InputError for weights of another network.
     """
     expected = network.state_dict()
-    misfits = expected.keys() ^ state_dict.keys()
-    misfits |= {name for name in expected.keys() & state_dict.keys() if expected[name].shape != state_dict[name].shape}
+    misfits = misfits_of(expected, state_dict)
     if misfits:
         raise InputError(
             f"checkpoint {path} is of another network than {type(network).__name__}: "

@@ -14,7 +14,7 @@ from torch import nn
 
 from errors import InputError, run_script
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
-from models.checkpoint import network_of, read_checkpoint, save_checkpoint
+from models.checkpoint import misfits_of, network_of, read_checkpoint, save_checkpoint
 
 KINDS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 
@@ -23,7 +23,7 @@ KINDS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 def mean_of(network: nn.Module, other: nn.Module, path: Path) -> None:
     """Make the weights of a network the mean of its own and those of another, of a file `path`. Raises InputError."""
     mine, others = network.state_dict(), other.state_dict()
-    if type(network) is not type(other) or any(others[name].shape != value.shape for name, value in mine.items()):
+    if misfits_of(mine, others):
         raise InputError(f"checkpoint {path} is of another network or size: a mean takes two runs from one beginning")
     for name, value in mine.items():
         if value.is_floating_point():

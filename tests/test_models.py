@@ -220,7 +220,8 @@ def test_export_keeps_the_network_and_shortens_the_file(tmp_path, monkeypatch, b
 
 def test_export_writes_the_mean_of_two_runs(tmp_path, monkeypatch):
     networks = [SyncNet_color(width=width) for width in (0.125, 0.125, 0.25)]
-    for name, network in zip("abc", networks, strict=True):
+    networks.append(SyncNet_color(img_size=(192, 192), width=0.125))  # which has more layers
+    for name, network in zip("abcd", networks, strict=True):
         save_checkpoint(tmp_path / f"{name}.pth", network)
     words = ["export", tmp_path / "a.pth", tmp_path / "mean.pth", "--mean_with", tmp_path / "b.pth"]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
@@ -230,9 +231,10 @@ def test_export_writes_the_mean_of_two_runs(tmp_path, monkeypatch):
         torch.testing.assert_close(
             value.float(), (first[name].float() + second[name].float()) / 2, rtol=1e-2, atol=1e-3
         )
-    monkeypatch.setattr("sys.argv", [*map(str, words[:-1]), str(tmp_path / "c.pth")])
-    with pytest.raises(InputError, match="another network or size"):
-        export.main()
+    for wrong in ("c.pth", "d.pth"):
+        monkeypatch.setattr("sys.argv", [*map(str, words[:-1]), str(tmp_path / wrong)])
+        with pytest.raises(InputError, match="another network or size"):
+            export.main()
 
 
 @pytest.mark.parametrize("training", [False, True])

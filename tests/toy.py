@@ -6,6 +6,11 @@ import cv2
 import numpy as np
 from scipy.io import wavfile
 
+# The corners of the mouth of a drawn face of 96 x 96, and its `models.face_mesh.LIP_POINTS`.
+CORNERS = (32, 72), (64, 72)
+QUARTERS = (40, 71.25), (56, 71.25), (40, 72.75), (56, 72.75)
+LIPS = np.array([*CORNERS, (48, 71), (48, 73), (48, 79), *CORNERS, *QUARTERS]) / 96
+
 FPS, RATE = 25, 16000
 
 

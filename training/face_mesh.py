@@ -9,7 +9,6 @@ checked. `checkpoints/face_mesh.pth` holds the outcome of this one already; `fac
 attention.
 """
 
-import argparse
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -20,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError, run_script
-from models.checkpoint import save_checkpoint
 from models.face_mesh import FaceMesh, PlainFaceMesh
-from training.published import HINT, check_published
+from training.published import HINT, check_published, convert
 
 
 class Published(NamedTuple):
@@ -91,13 +89,7 @@ def tensors_of(content: bytes) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Read the weights of MediaPipe's Face Mesh")
-    parser.add_argument("--tflite", type=Path, required=True, help="the published file")
-    parser.add_argument("--outfile", type=Path, required=True, help="checkpoint, in half precision as published")
-    args = parser.parse_args()
-    network = read_published(args.tflite)
-    save_checkpoint(args.outfile, network, bits=16)
-    print(f"{args.outfile}: {sum(value.numel() for value in network.state_dict().values()) / 1e6:.1f} million weights")
+    convert(read_published, 16, "--tflite", "file", "Read the weights of MediaPipe's Face Mesh")
 
 
 if __name__ == "__main__":

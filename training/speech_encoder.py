@@ -7,15 +7,13 @@ address there names its SHA-256, which is checked. `checkpoints/speech_shape.pth
 else needs this.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from errors import run_script
-from models.checkpoint import save_checkpoint
 from models.speech_encoder import SpeechEncoder
-from training.published import check_published
+from training.published import check_published, convert
 
 DIGEST = "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03"  # SHA-256 of tiny.en.pt
 FILE = "tiny.en.pt"
@@ -31,13 +29,7 @@ def read_published(path: Path) -> SpeechEncoder:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Whisper's first layers as what hears mouths stands on")
-    parser.add_argument("--whisper", type=Path, required=True, help="the published tiny.en.pt")
-    parser.add_argument("--outfile", type=Path, required=True, help="checkpoint, its large layers as bytes")
-    args = parser.parse_args()
-    network = read_published(args.whisper)
-    save_checkpoint(args.outfile, network, bits=8)
-    print(f"{args.outfile}: {sum(value.numel() for value in network.state_dict().values()) / 1e6:.1f} million weights")
+    convert(read_published, 8, "--whisper", FILE, "Whisper's first layers as what hears mouths stands on")
 
 
 if __name__ == "__main__":
