@@ -5,7 +5,9 @@
 Its evaluation loss should come down to about 0.25 before the generator is trained; 0.693 is chance.
 """
 
-from errors import run_script
+from pathlib import Path
+
+from errors import InputError, run_script
 
 
 def main() -> None:
@@ -13,7 +15,11 @@ def main() -> None:
     from training.stages import ExpertStage
     from training.trainer import Trainer
 
-    args = make_parser("Train the expert lip-sync discriminator (stage 1)").parse_args()
+    parser = make_parser("Train the expert lip-sync discriminator (stage 1)")
+    parser.add_argument("--heads_checkpoint_path", type=Path, help="resume what compares with teachers")
+    args = parser.parse_args()
+    if args.heads_checkpoint_path and "teachers_wt" not in args.hparams:
+        raise InputError("--heads_checkpoint_path goes with --hparams teachers_wt")
     options, hp = read_arguments(args, expert=True)
     Trainer(ExpertStage(hp), options, hp).run()
 

@@ -97,6 +97,8 @@ class HParams:
     syncnet_windows: int = 4  # bce_pairs, infonce: windows of each clip; syncnet_batch_size / this many clips a batch
     infonce_negatives: str = "batch"  # batch: all other windows; clip: those of the same clip alone, so that only
     # timing tells them apart and never who speaks
+    teachers_wt: float = 0.0  # bce_pairs, infonce: weight of what the expert learns from training.teachers
+    vary_voices: bool = False  # bce_pairs, infonce: speech of longer and shorter throats, of other tone, in noise
     infonce_scale: float = 20.0  # factor on the cosines (inverse temperature)
     min_negative_distance: int = 1  # between a window and a negative of the same clip, in frames of 40 ms
 

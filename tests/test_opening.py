@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import make_data_set
+from toy import drawn_lips, make_data_set, write_labels
 
 from errors import InputError
-from hparams import hparams
 from models.checkpoint import load_face_mesh, load_heard_shape, load_mouth_cover, load_network
 from models.face_mesh import EYE_CORNERS, POINTS
 from models.mouth_cover import MouthCover
 from models.speech_shape import heard_along
 from training import landmarks, opening, variety
-from training.clips import Clip, open_clips
+from training.clips import Clip
 
 
 def test_shipped_networks_load():
@@ -44,13 +43,8 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     monkeypatch.setattr("sys.argv", [str(word) for word in words])
     with pytest.raises(InputError, match=r"training\.landmarks"):
         opening.main()
-    for split in ("train", "val"):
-        clips = open_clips(data, split, hparams, 0, lists)
-        faces = [clip.face(at, (96, 96)) for clip in clips for at in range(len(clip.numbers))]
-        paths = landmarks.labels_paths(data, split)
-        np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
-        np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
-        np.save(paths.second, np.load(paths.openings))
+    write_labels(data, lists)
+    paths = landmarks.labels_paths(data, "val")
     lesson = opening.LESSONS["mouth_cover"]
     small = dataclasses.replace(lesson, plan=dataclasses.replace(lesson.plan, batch=16))
     monkeypatch.setitem(opening.LESSONS, "mouth_cover", small)
@@ -91,22 +85,6 @@ def test_other_throats_move_bands_and_noise_fills_silence():
     assert (heard[:, 0, 31:33].mean((1, 2)) > 2).all() and heard.min() >= -4 and heard.max() <= 4
     shown, known = variety.in_other_voice(mel, torch.ones(64, 2, 7))
     assert shown.shape == mel.shape and (known == 1).all()
-
-
-def dark(face: np.ndarray) -> float:
-    """The height of a drawn mouth, over the face's."""
-    return float((face[60:92, 48, 1] < 50).sum() / 96)
-
-
-def drawn_lips(face: np.ndarray) -> np.ndarray:
-    """`LIP_POINTS` of a drawn mouth: the middle of its edges."""
-    rows, columns = np.nonzero(face[60:88, 30:66, 1] < 50)
-    left, right, top, bottom = columns.min() + 30, columns.max() + 30, rows.min() + 60, rows.max() + 60
-    middle = (left + right) / 2
-    corners = [(left, (top + bottom) / 2), (right, (top + bottom) / 2)]
-    halfway = [(x, y) for y in (top, bottom) for x in ((left + middle) / 2, (right + middle) / 2)]
-    points = [*corners, (middle, top), (middle, bottom), (middle, bottom), *corners, *halfway]
-    return np.array(points, np.float32) / 96
 
 
 def test_covered_mouths_are_told_by_how_much_of_them_is_covered():

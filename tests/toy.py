@@ -6,6 +6,10 @@ import cv2
 import numpy as np
 from scipy.io import wavfile
 
+from hparams import hparams
+from training import landmarks
+from training.clips import open_clips
+
 # The corners of the mouth of a drawn face of 96 x 96, and its `models.face_mesh.LIP_POINTS`.
 CORNERS = (32, 72), (64, 72)
 QUARTERS = (40, 71.25), (56, 71.25), (40, 72.75), (56, 72.75)
@@ -42,3 +46,30 @@ def make_data_set(root: Path, clips: int = 6) -> tuple[Path, Path]:
     (lists / "train.txt").write_text("".join(f"{name} NF 1\n" for name in names[2:]))
     (lists / "val.txt").write_text("".join(f"{name}\n" for name in names[:2]))
     return root / "data", lists
+
+
+def write_labels(data: Path, lists: Path) -> None:
+    """What a landmark model would say of all crops of such a set, as `training.landmarks` writes it."""
+    for split in ("train", "val"):
+        clips = open_clips(data, split, hparams, 0, lists)
+        faces = [clip.face(at, (96, 96)) for clip in clips for at in range(len(clip.numbers))]
+        paths = landmarks.labels_paths(data, split)
+        np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
+        np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
+        np.save(paths.second, np.load(paths.openings))
+
+
+def dark(face: np.ndarray) -> float:
+    """The height of a drawn mouth, over the face's."""
+    return float((face[60:92, 48, 1] < 50).sum() / 96)
+
+
+def drawn_lips(face: np.ndarray) -> np.ndarray:
+    """`LIP_POINTS` of a drawn mouth: the middle of its edges."""
+    rows, columns = np.nonzero(face[60:88, 30:66, 1] < 50)
+    left, right, top, bottom = columns.min() + 30, columns.max() + 30, rows.min() + 60, rows.max() + 60
+    middle = (left + right) / 2
+    corners = [(left, (top + bottom) / 2), (right, (top + bottom) / 2)]
+    halfway = [(x, y) for y in (top, bottom) for x in ((left + middle) / 2, (right + middle) / 2)]
+    points = [*corners, (middle, top), (middle, bottom), (middle, bottom), *corners, *halfway]
+    return np.array(points, np.float32) / 96

@@ -64,9 +64,12 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError(f"--hparams: syncnet_loss is bce, bce_pairs or infonce, not '{hp.syncnet_loss}'")
     if hp.infonce_negatives not in ("batch", "clip"):
         raise InputError(f"--hparams: infonce_negatives is batch or clip, not '{hp.infonce_negatives}'")
+    if expert and hp.syncnet_loss == "bce" and (hp.teachers_wt or hp.vary_voices):
+        raise InputError("teachers_wt and vary_voices go with syncnet_loss=bce_pairs or infonce")
     if hp.accumulate_steps != 1 and expert and hp.syncnet_loss != "bce":
         raise InputError(f"syncnet_loss={hp.syncnet_loss} compares all windows of a batch: leave accumulate_steps at 1")
-    checkpoints = {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)}
+    checkpoints = {"": args.checkpoint_path}
+    checkpoints |= {prefix: getattr(args, f"{prefix}checkpoint_path", None) for prefix in ("disc_", "heads_")}
     options = TrainOptions(
         data_root=args.data_root,
         checkpoint_dir=args.checkpoint_dir,

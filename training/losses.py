@@ -60,6 +60,38 @@ def info_nce(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+class TeachersHeads(nn.Module):
+    """What compares the expert with its teachers (`training.teachers`): linear maps of its embeddings to theirs.
+
+    Args:
+        embedding: channels of the expert's embeddings.
+        taught: channels of the teachers'.
+        img_size, width: of the expert; a checkpoint has them.
+    """
+
+    def __init__(self, embedding: int, taught: int, img_size: tuple[int, int] = (96, 96), width: float = 1.0):
+        super().__init__()
+        self.img_size, self.width = tuple(img_size), width
+        self.to_seen, self.to_heard, self.as_heard = (nn.Linear(embedding, taught, bias=False) for _ in range(3))
+        self.scale = nn.Parameter(torch.tensor(10.0).log())  # the logarithm of InfoNCE's factor on cosines
+
+    def forward(self, speech: Tensor, lips: Tensor, heard: Tensor, seen: Tensor, windows: tuple) -> Tensor:
+        """The loss of an expert's embeddings (N, D) by the teachers' of the same windows (N, D'), rows of which are not
+        numbers where nothing is known: InfoNCE of speech with the teachers' lips and of lips with the teachers' speech,
+        and how far speech is from being heard as they hear it (1 - cosine). `windows` as `info_nce` takes them."""
+        known = ~(heard.isnan() | seen.isnan()).any(1)
+        if not known.any():
+            return 0 * (self.scale + speech.sum() + lips.sum())
+        clip, start, distance = windows
+        windows = clip[known], start[known], distance, True
+        with torch.autocast(speech.device.type, enabled=False):
+            speech, lips, heard, seen = (each[known].float() for each in (speech, lips, heard, seen))
+            factor = self.scale.exp()
+            by_lips = info_nce(factor * F.normalize(self.to_seen(speech), dim=1) @ seen.T, *windows)
+            by_speech = info_nce(factor * heard @ F.normalize(self.to_heard(lips), dim=1).T, *windows)
+            return (by_lips + by_speech) / 2 + (1 - F.cosine_similarity(self.as_heard(speech), heard)).mean()
+
+
 def sync_loss(expert: SyncNet_color, mel: Tensor, faces: Tensor) -> Tensor:
     """The expert's cross-entropy with label 1: mel (B, 1, 80, 16), generated faces (B, 3, 5, H, W).
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from errors import InputError, run_script
 from training.clips import FILELISTS
+from training.landmarks import labels_paths
+from training.teachers import taught_path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = "grad_clip=1,weight_decay=0.01,compile={compile}"
@@ -60,6 +62,13 @@ STEPS = (
         "warmup_steps=50,decay_steps=2600,ema_decay=0.995",
         seed=11, init_from="expert_contrast", widen=0.5,
     ),
+    Step(  # what landmarks and Whisper's tokens teach; the generators below learnt with the expert before this step
+        "expert_taught", "color_syncnet_train.py", 10000,
+        f"{EXPERT},syncnet_width=0.5,syncnet_loss=bce_pairs,syncnet_windows=8,augment=True,vary_colours=True,"
+        "vary_voices=True,teachers_wt=0.5,min_negative_distance=5,syncnet_lr=5e-4,weight_decay=0.05,warmup_steps=100,"
+        "decay_steps=10000,ema_decay=0.998,syncnet_checkpoint_interval=500,syncnet_eval_interval=500",
+        seed=61, init_from="expert",
+    ),
     Step(  # the face alone: with the expert's losses from the start, specks that please it come before lips
         "generator_face", "wav2lip_train.py", 450,
         f"{GENERATOR},initial_learning_rate=1e-3,syncnet_wt=0",
@@ -84,7 +93,7 @@ STEPS = (
 )  # fmt: skip
 
 FILES = {  # what the steps end in
-    "expert": "lipsync_expert_small.pth",
+    "expert_taught": "lipsync_expert_small.pth",
     "generator_fitting": "wav2lip_small.pth",
     "generator_quality": "wav2lip_small_gan.pth",
 }
@@ -94,6 +103,7 @@ TINY_GENERATOR = "generator_width=0.25,batch_size=2,ema_decay=0.9,warmup_steps=5
 TINY = {
     "expert_contrast": (150, f"{TINY_EXPERT},decay_steps=150,syncnet_eval_interval=50"),
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
+    "expert_taught": (10, f"{TINY_EXPERT},decay_steps=10,syncnet_eval_interval=10,teachers_wt=0"),
     "generator_face": (60, f"{TINY_GENERATOR},eval_interval=10,checkpoint_interval=60"),
     "generator": (60, f"{TINY_GENERATOR},decay_steps=60,eval_interval=20,checkpoint_interval=60"),
     "generator_fitting": (5, f"{TINY_GENERATOR},decay_steps=5,eval_interval=5,checkpoint_interval=5"),
@@ -122,6 +132,9 @@ def run_step(step: Step, args: argparse.Namespace) -> None:
         argv += ["--syncnet_checkpoint_path", best(args.runs, step.expert)]
     if saved:
         argv += ["--checkpoint_path", saved[-1]]
+        for prefix in ("disc_", "heads_"):
+            beside = saved[-1].with_name(f"{prefix}{saved[-1].name}")
+            argv += [f"--{prefix}checkpoint_path", beside] if beside.is_file() else []
     elif step.init_from:
         source = best(args.runs, step.init_from)
         if step.widen:
@@ -130,6 +143,15 @@ def run_step(step: Step, args: argparse.Namespace) -> None:
             source = wide
         argv += ["--init_from", source]
     call(argv)
+
+
+def ask_teachers(args: argparse.Namespace) -> None:
+    """Have what the expert learns from beside the data: landmarks, and what the teachers made of them."""
+    data = ["--data_root", args.data_root, "--filelists", args.filelists]
+    if not all(path.is_file() for split in ("train", "val") for path in labels_paths(args.data_root, split)):
+        call(["-m", "training.landmarks", *data])
+    if not taught_path(args.data_root).is_file():
+        call(["-m", "training.teachers", *data, "--device", args.device])
 
 
 def best(runs: Path, step: str) -> Path:
@@ -170,6 +192,8 @@ def main() -> None:
     args = parser.parse_args()
     for name in ("data_root", "runs", "filelists"):
         setattr(args, name, getattr(args, name).resolve())
+    if not args.tiny:  # drawn faces have no landmarks
+        ask_teachers(args)
     for step in STEPS:
         run_step(tiny(step) if args.tiny else step, args)
     for step, name in FILES.items():

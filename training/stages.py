@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from errors import InputError
 from evaluation import metrics
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
@@ -24,6 +25,9 @@ from training.data import ExpertDataset, ExpertPairsDataset, GeneratorDataset, l
 from training.distributed import bare, gathered
 from training.perceptual import VGGFeatures, vgg_loss
 from training.stage import Batch, Learn, Stage
+from training.stream import ShardStream
+from training.teachers import TAUGHT, read_taught
+from training.variety import in_other_voice
 
 EVAL_SEED = 20200823  # validation windows are the same in every run
 
@@ -37,6 +41,10 @@ class ExpertStage(Stage):
         self.networks[""].fps = hp.fps
         self.learning_rates = {"": hp.syncnet_lr}
         self.batch_size = hp.syncnet_batch_size
+        if hp.teachers_wt:
+            embedding = self.networks[""].face_encoder[-1].conv_block[0].out_channels
+            self.networks["heads_"] = losses.TeachersHeads(embedding, TAUGHT, hp.face_size, hp.syncnet_width)
+            self.learning_rates["heads_"] = hp.syncnet_lr
 
     @property
     def loader_batch(self) -> int:
@@ -47,10 +55,23 @@ class ExpertStage(Stage):
     def dataset(self, data_root: Path, split: str, seed: int, filelists: Path) -> Dataset:
         if split == "train":
             kind = ExpertDataset if self.hp.syncnet_loss == "bce" else ExpertPairsDataset
-            return training_set(data_root, self.hp, filelists, seed, kind)
+            made = training_set(data_root, self.hp, filelists, seed, kind)
+            if self.hp.teachers_wt:
+                if isinstance(made, ShardStream):
+                    raise InputError("teachers_wt takes a tree or a pack: shards are not in the order of the teachers")
+                made.taught = read_taught(data_root, sum(len(clip.numbers) for clip in made.clips))
+            return made
         return ExpertDataset(
             load_clips(data_root, split, self.hp, self.lead, filelists), self.hp, EVAL_SEED, train=False
         )
+
+    def prepare(self, batch: Batch) -> Batch:
+        if "voice" not in batch:
+            return batch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(batch["voice"][0]))  # a sample's own, so that a resumed run hears the same
+            mel, _ = in_other_voice(batch["mel"].flatten(0, 1), batch["mel"])
+        return {**batch, "mel": mel.view_as(batch["mel"])}
 
     def eval_items(self, dataset: Dataset) -> int:
         return 2 * super().eval_items(dataset)  # a true and a false sample of each draw
@@ -70,8 +91,14 @@ class ExpertStage(Stage):
             else:
                 loss = losses.pairwise_bce(cosine, *windows)
             hits = (cosine.argmax(1) == torch.arange(len(cosine), device=cosine.device)).float().mean()
+            shown = {"loss": loss, "top1": hits}
+            if self.hp.teachers_wt:
+                windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.negative_frames
+                taught = (batch[name].flatten(0, 1) for name in ("heard", "seen"))
+                shown["taught"] = self.networks["heads_"](*embeddings, *taught, windows)
+                loss = loss + self.hp.teachers_wt * shown["taught"]
             learn("", loss)
-            return {"loss": loss, "top1": hits}
+            return shown
         loss = losses.cosine_bce(*expert(batch["mel"], batch["faces"]), batch["label"])
         learn("", loss)
         return {"loss": loss}
