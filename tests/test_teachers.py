@@ -14,6 +14,7 @@ from hparams import hparams
 from models.checkpoint import load_expert
 from models.face_mesh import MIRRORED
 from training import shards, teachers
+from training import taught as taught_file
 from training.losses import TeachersHeads
 
 EXPERT = (
@@ -72,7 +73,7 @@ def test_teachers_learn_and_say_what_they_make_of_every_window(taught):
     data, lists = taught
     clips = teachers.read_labels(data, "train", lists, hparams)[0]
     crops = sum(len(clip.numbers) for clip in clips)
-    heard, seen = teachers.read_taught(data, crops)
+    heard, seen = taught_file.read_taught(data, crops)
     first = np.concatenate([30 * at + clip.window_starts(25, 0) for at, clip in enumerate(clips)])
     known = ~np.isnan(heard).any(1)
     assert np.array_equal(np.flatnonzero(known), first) and np.array_equal(~np.isnan(seen).any(1), known)
@@ -115,7 +116,7 @@ def test_heads_pull_embeddings_to_their_teachers_and_leave_out_what_is_unknown()
     made = seen.clone().requires_grad_()
     heads(made, seen, unknown, seen, windows).backward()
     assert made.grad[:3].abs().sum() > 0 and made.grad[3:].abs().sum() == 0
-    assert float(heads(seen, seen, torch.full_like(seen, float("nan")), seen, windows)) == 0
+    assert heads(seen, seen, torch.full_like(seen, float("nan")), seen, windows).item() == 0
 
 
 def test_what_is_missing_or_does_not_fit_is_said(taught, toy, tmp_path, monkeypatch):
@@ -135,13 +136,13 @@ def test_what_is_missing_or_does_not_fit_is_said(taught, toy, tmp_path, monkeypa
     with pytest.raises(InputError, match="goes with --hparams teachers_wt"):
         train(*taught, "augment=True", "--heads_checkpoint_path", tmp_path / "x.pth")
     with pytest.raises(InputError, match="not of these 3 crops"):
-        teachers.read_taught(taught[0], 3)
+        taught_file.read_taught(taught[0], 3)
     shards.write_splits(*[taught[0], tmp_path / "shards", taught[1]])
     with pytest.raises(InputError, match="shards"):
         train(tmp_path / "shards", taught[1], "teachers_wt=1")
     (tmp_path / "teachers_train.npz").write_bytes(b"PK nothing")
     with pytest.raises(InputError, match="damaged.*again"):
-        teachers.read_taught(tmp_path, 3)
+        taught_file.read_taught(tmp_path, 3)
 
 
 def test_nothing_is_learnt_where_no_lips_are_known(toy, monkeypatch):

@@ -18,7 +18,7 @@ from pathlib import Path
 from errors import InputError, run_script
 from training.clips import FILELISTS
 from training.landmarks import labels_paths
-from training.teachers import taught_path
+from training.taught import taught_path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = "grad_clip=1,weight_decay=0.01,compile={compile}"

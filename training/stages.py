@@ -26,7 +26,7 @@ from training.distributed import bare, gathered
 from training.perceptual import VGGFeatures, vgg_loss
 from training.stage import Batch, Learn, Stage
 from training.stream import ShardStream
-from training.teachers import TAUGHT, read_taught
+from training.taught import TAUGHT, read_taught
 from training.variety import in_other_voice
 
 EVAL_SEED = 20200823  # validation windows are the same in every run

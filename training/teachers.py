@@ -33,11 +33,9 @@ from training.distributed import Workers
 from training.landmarks import Labels
 from training.opening import read_encoder, read_labels
 from training.supervised import descend
+from training.taught import EMBEDDING, TAUGHT, TEACHERS, taught_path
 from whole import written_whole
 
-TEACHERS = 3  # of different beginnings: the mean of their cosines is better than any
-EMBEDDING = 128  # channels of each
-TAUGHT = TEACHERS * EMBEDDING
 HIDDEN, NARROW = 256, 64
 HEARD = range(-2, 10)  # tokens of 20 ms from a window's first frame on
 SILENCE = 50  # frames of speech spectrograms before and after a clip: half a second
@@ -190,27 +188,6 @@ def pair_accuracy(heard: Tensor, seen: Tensor, data: Windows) -> float:
             own = cosine.diagonal()
             shares += [(each > cosine)[far].float().mean() for each in (own[:, None], own[None])]
     return float(torch.stack(shares).mean()) if shares else float("nan")
-
-
-def taught_path(data_root: Path) -> Path:
-    """The file that holds what teachers make of the training split."""
-    return data_root / "teachers_train.npz"
-
-
-def read_taught(data_root: Path, crops: int) -> tuple[np.ndarray, np.ndarray]:
-    """What teachers make of the windows that begin at each of all crops of the training split, of speech and of lips:
-    (crops, `TAUGHT`) float16 each, not numbers where nothing is known. Raises InputError."""
-    path = taught_path(data_root)
-    if not path.is_file():
-        raise InputError(f"{path} is missing: make it with training.teachers, or leave teachers_wt at 0")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            heard, seen = file["heard"], file["seen"]
-    except (ValueError, EOFError, KeyError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}): run training.teachers again") from error
-    if heard.shape != (crops, TAUGHT) or seen.shape != heard.shape:
-        raise InputError(f"{path} is not of these {crops} crops: run training.teachers again")
-    return heard, seen
 
 
 def main() -> None:
