@@ -36,7 +36,7 @@ class RawOptions:
         },
     )
     syncnet_checkpoint_path: Path = field(default=DEFAULT_EXPERT, metadata={"help": "expert that measures sync"})
-    min_confidence: float = field(default=0.06, metadata={"help": "of sync (LSE-C of the expert) that a clip needs"})
+    min_confidence: float = field(default=0.08, metadata={"help": "of sync (LSE-C of the expert) that a clip needs"})
     clip_seconds: tuple[float, float] = field(default=(2.0, 10.0), metadata={"help": "shortest and longest clip"})
     min_face: int = field(default=50, metadata={"help": "pixels of a face's width and height"})
     max_turn: float = field(default=50.0, metadata={"help": "degrees (about) of a face from frontal; CenterFace only"})
