@@ -264,7 +264,7 @@ def test_clear_clips_tell_their_offset_and_wrong_voices_none():
 
 
 def test_neighbours_help_a_clip_that_says_little():
-    weak = evidence(4, windows=46, depth=0.12, seed=3)
+    weak = evidence(4, windows=46, depth=0.15, seed=3)  # surer than chance at one offset, not at the best of all
     assert not verdicts([weak], [5], 0.05)[0].kept
     together = verdicts([weak, *(evidence(4, seed=k) for k in range(5, 9))], [5, 10, 15, 20, 25], 0.05)
     assert together[0].kept
