@@ -81,6 +81,13 @@ def test_run_goes_on_with_another_number_of_processes(train, tmp_path):
     assert first["global_epoch"] == second["global_epoch"]
 
 
+def test_two_processes_on_a_cpu_train_in_half_precision(train, tmp_path):
+    overrides = "syncnet_loss=bce_pairs,syncnet_windows=4,syncnet_eval_interval=2,syncnet_checkpoint_interval=2"
+    train("color_syncnet_train", 2, 8, tmp_path, overrides, "--steps", 2, "--precision", "bf16")
+    weights = read_checkpoint(tmp_path / "checkpoint_step000000002.pth")["state_dict"]
+    assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in weights.values())
+
+
 def test_batch_norm_of_two_processes_has_the_whole_batch(tmp_path):
     torch.manual_seed(1)
     x, target = 3 + 2 * torch.randn(6, 4, 5, 5), torch.randn(6, 4, 5, 5)

@@ -123,6 +123,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """(N, C, H, W) -> the same."""
         if not self.training:
             return super().forward(x)
+        kind, x = x.dtype, x.float()  # statistics are never of half precision
         size = dist.get_world_size()
         mean = SumOverProcesses.apply(x.mean((0, 2, 3))) / size
         centred = x - mean.view(1, -1, 1, 1)
@@ -133,7 +134,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(kind)
 
 
 def gathered(part: Tensor) -> Tensor:
