@@ -7,7 +7,7 @@ Its evaluation loss should come down to about 0.25 before the generator is train
 
 from pathlib import Path
 
-from errors import InputError, run_script
+from errors import run_script
 
 
 def main() -> None:
@@ -18,8 +18,6 @@ def main() -> None:
     parser = make_parser("Train the expert lip-sync discriminator (stage 1)")
     parser.add_argument("--heads_checkpoint_path", type=Path, help="resume what compares with teachers")
     args = parser.parse_args()
-    if args.heads_checkpoint_path and "teachers_wt" not in args.hparams:
-        raise InputError("--heads_checkpoint_path goes with --hparams teachers_wt")
     options, hp = read_arguments(args, expert=True)
     Trainer(ExpertStage(hp), options, hp).run()
 

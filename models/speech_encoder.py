@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import audio
 from hparams import hparams
 
 TOKENS_PER_SECOND = 50
@@ -21,6 +22,11 @@ BLOCKS = 2  # of 4; sounds are told apart best after these, words by the later o
 DECIBELS = -hparams.min_level_db / (2 * hparams.max_abs_value)  # 12.5, that a step of `audio.speech_spectrogram` is
 LOUDEST = hparams.ref_level_db / 10  # 2, the logarithm of the power (base 10) at its upper end
 DEPTH = 8.0  # what lies deeper under the loudest of a window, in such logarithms, is as silence
+
+
+def token_at(places: Tensor) -> Tensor:
+    """The tokens nearest to frames of a speech spectrogram; token 0 is at frame 0."""
+    return (places + 1) // round(audio.SPEECH_FRAMES_PER_SECOND / TOKENS_PER_SECOND)
 
 
 class SpeechEncoder(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import audio
 from models.conv import scaled
-from models.speech_encoder import CHANNELS, TOKENS_PER_SECOND, SpeechEncoder
+from models.speech_encoder import CHANNELS, SpeechEncoder, token_at
 
 # A window is of 1.6 s: frames of 10 ms before a video frame's own time, and from then on, for what mouths get ready
 # for. Live streams come later by the latter.
@@ -98,7 +98,7 @@ class SpeechShape(nn.Module):
         Who has to know how mouths move on hears better how they are.
         """
         tokens = self.encoder(speech)
-        own = (places + 1) // round(audio.SPEECH_FRAMES_PER_SECOND / TOKENS_PER_SECOND)
+        own = token_at(places)
         around = own[..., None] + torch.arange(-BEFORE, AFTER + 1, device=own.device)
         return torch.stack([listener(tokens, around) for listener in self.listeners])
 

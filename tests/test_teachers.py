@@ -13,7 +13,7 @@ from errors import InputError
 from hparams import hparams
 from models.checkpoint import load_expert
 from models.face_mesh import MIRRORED
-from training import shards, teachers
+from training import landmarks, shards, teachers
 from training import taught as taught_file
 from training.losses import TeachersHeads
 
@@ -30,7 +30,7 @@ def run(module, monkeypatch, *words):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A toy set with labels and what teachers make of it: (data root, file lists, what the script printed)."""
+    """A toy set with labels and what teachers make of it: (data root, file lists)."""
     data, lists = make_data_set(tmp_path_factory.mktemp("taught"), clips=10)
     write_labels(data, lists)
     with pytest.MonkeyPatch.context() as patch:
@@ -72,8 +72,9 @@ def test_pairs_of_a_clip_are_told_apart_where_embeddings_say_so():
 def test_teachers_learn_and_say_what_they_make_of_every_window(taught):
     data, lists = taught
     clips = teachers.read_labels(data, "train", lists, hparams)[0]
-    crops = sum(len(clip.numbers) for clip in clips)
-    heard, seen = taught_file.read_taught(data, crops)
+    of_clips = taught_file.read_taught(data, [len(clip.numbers) for clip in clips])
+    assert [len(heard) for heard, _ in of_clips] == [30] * len(clips)
+    heard, seen = (np.concatenate(rows) for rows in zip(*of_clips, strict=True))
     first = np.concatenate([30 * at + clip.window_starts(25, 0) for at, clip in enumerate(clips)])
     known = ~np.isnan(heard).any(1)
     assert np.array_equal(np.flatnonzero(known), first) and np.array_equal(~np.isnan(seen).any(1), known)
@@ -109,14 +110,14 @@ def test_heads_pull_embeddings_to_their_teachers_and_leave_out_what_is_unknown()
         for layer in (heads.to_seen, heads.to_heard, heads.as_heard):
             layer.weight.copy_(torch.eye(16))
     windows = torch.zeros(8, dtype=torch.long), 10 * torch.arange(8), 5
-    agreed, wrong = (heads(made, seen, seen, seen, windows).item() for made in (seen, seen.roll(1, 0)))
+    agreed, wrong = (heads(made, seen, seen, seen, *windows).item() for made in (seen, seen.roll(1, 0)))
     assert agreed < 0.2 * wrong
     unknown = seen.clone()
     unknown[3:] = float("nan")
     made = seen.clone().requires_grad_()
-    heads(made, seen, unknown, seen, windows).backward()
+    heads(made, seen, unknown, seen, *windows).backward()
     assert made.grad[:3].abs().sum() > 0 and made.grad[3:].abs().sum() == 0
-    assert heads(seen, seen, torch.full_like(seen, float("nan")), seen, windows).item() == 0
+    assert heads(seen, seen, torch.full_like(seen, float("nan")), seen, *windows).item() == 0
 
 
 def test_what_is_missing_or_does_not_fit_is_said(taught, toy, tmp_path, monkeypatch):
@@ -133,22 +134,23 @@ def test_what_is_missing_or_does_not_fit_is_said(taught, toy, tmp_path, monkeypa
     for hp in ("syncnet_loss=bce,teachers_wt=1", "syncnet_loss=bce,vary_voices=True"):
         with pytest.raises(InputError, match="bce_pairs or infonce"):
             train(*taught, hp)
-    with pytest.raises(InputError, match="goes with --hparams teachers_wt"):
-        train(*taught, "augment=True", "--heads_checkpoint_path", tmp_path / "x.pth")
+    for hp in ("augment=True", "teachers_wt=0"):
+        with pytest.raises(InputError, match="goes with --hparams teachers_wt"):
+            train(*taught, hp, "--heads_checkpoint_path", tmp_path / "x.pth")
     with pytest.raises(InputError, match="not of these 3 crops"):
-        taught_file.read_taught(taught[0], 3)
-    shards.write_splits(*[taught[0], tmp_path / "shards", taught[1]])
+        taught_file.read_taught(taught[0], [1, 2])
+    shards.write_splits(taught[0], tmp_path / "shards", taught[1])
     with pytest.raises(InputError, match="shards"):
         train(tmp_path / "shards", taught[1], "teachers_wt=1")
     (tmp_path / "teachers_train.npz").write_bytes(b"PK nothing")
     with pytest.raises(InputError, match="damaged.*again"):
-        taught_file.read_taught(tmp_path, 3)
+        taught_file.read_taught(tmp_path, [3])
 
 
-def test_nothing_is_learnt_where_no_lips_are_known(toy, monkeypatch):
-    data, lists = toy
+def test_nothing_is_learnt_where_no_lips_are_known(tmp_path, monkeypatch):
+    data, lists = make_data_set(tmp_path)
     write_labels(data, lists)
-    path = teachers.read_labels(data, "train", lists, hparams) and data / "lips_train.npy"
+    path = landmarks.labels_paths(data, "train").lips
     np.save(path, np.full_like(np.load(path), np.nan))
     with pytest.raises(InputError, match="too few clips"):
         run("training.teachers", monkeypatch, "--data_root", data, "--filelists", lists, "--device", "cpu")

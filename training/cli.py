@@ -70,6 +70,8 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError(f"syncnet_loss={hp.syncnet_loss} compares all windows of a batch: leave accumulate_steps at 1")
     checkpoints = {"": args.checkpoint_path}
     checkpoints |= {prefix: getattr(args, f"{prefix}checkpoint_path", None) for prefix in ("disc_", "heads_")}
+    if checkpoints["heads_"] and not hp.teachers_wt:
+        raise InputError("--heads_checkpoint_path goes with --hparams teachers_wt")
     options = TrainOptions(
         data_root=args.data_root,
         checkpoint_dir=args.checkpoint_dir,

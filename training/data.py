@@ -191,13 +191,11 @@ class ExpertPairsDataset(_WindowDataset):
     """Samples for losses over all pairs of windows in a batch (syncnet_loss=infonce or bce_pairs).
 
     `faces` (K, 15, H / 2, W) uint8, `mel` (K, 1, 80, 16), `start` (K,) frame numbers, `clip` (K,) the clip. With
-    `taught`, what `training.teachers` makes of the windows that begin at each crop of all clips, of speech and of lips
-    (crops, D), also `heard` and `seen` (K, D), not numbers where nothing is known. With `hp.vary_voices` also `voice`,
-    the seed of what is done to a batch's speech.
+    `taught`, what `training.taught` reads of each clip, also `heard` and `seen` (K, D), not numbers where nothing is
+    known. With `hp.vary_voices` also `voice`, the seed of what is done to a batch's speech.
     """
 
-    taught: tuple[np.ndarray, np.ndarray] | None = None
-    _ends: np.ndarray | None = None
+    taught: list[tuple[np.ndarray, np.ndarray]] | None = None
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         starts = self.windows.draw_many(clip, self.hp.syncnet_windows, rng)
@@ -213,17 +211,12 @@ class ExpertPairsDataset(_WindowDataset):
             "start": starts,
             "clip": np.full(len(starts), zlib.crc32(str(source.folder).encode())),
         }
-        if self.train and self.hp.vary_voices:
+        if self.hp.vary_voices:
             sample["voice"] = rng.integers(2**31)
         if self.taught is not None:
-            first = self._crops_before(clip) + np.searchsorted(source.numbers, starts)
-            sample |= {name: rows[first] for name, rows in zip(("heard", "seen"), self.taught, strict=True)}
+            at = np.searchsorted(source.numbers, starts)
+            sample["heard"], sample["seen"] = (rows[at] for rows in self.taught[clip])
         return sample
-
-    def _crops_before(self, clip: int) -> int:
-        if self._ends is None:
-            self._ends = np.cumsum([0, *(len(each.numbers) for each in self.clips)])
-        return int(self._ends[clip])
 
 
 class GeneratorDataset(_WindowDataset):

@@ -75,22 +75,27 @@ class TeachersHeads(nn.Module):
         self.to_seen, self.to_heard, self.as_heard = (nn.Linear(embedding, taught, bias=False) for _ in range(3))
         self.scale = nn.Parameter(torch.tensor(10.0).log())  # the logarithm of InfoNCE's factor on cosines
 
-    def forward(self, speech: Tensor, lips: Tensor, heard: Tensor, seen: Tensor, windows: tuple) -> Tensor:
+    def forward(
+        self, speech: Tensor, lips: Tensor, heard: Tensor, seen: Tensor, clip: Tensor, start: Tensor, min_distance: int
+    ) -> Tensor:
         """The loss of an expert's embeddings (N, D) by the teachers' of the same windows (N, D'), rows of which are not
         numbers where nothing is known: InfoNCE of speech with the teachers' lips and of lips with the teachers' speech,
-        and how far speech is from being heard as they hear it (1 - cosine). `windows` as `info_nce` takes them."""
+        and how far speech is from being heard as they hear it (1 - cosine). Windows are given as to `info_nce`."""
         known = ~(heard.isnan() | seen.isnan()).any(1)
         if not known.any():
             return 0 * sum(
                 part.sum() for part in (*self.parameters(), speech, lips)
             )  # processes wait for all gradients
-        clip, start, distance = windows
-        windows = clip[known], start[known], distance, True
         with torch.autocast(speech.device.type, enabled=False):
             speech, lips, heard, seen = (each[known].float() for each in (speech, lips, heard, seen))
             factor = self.scale.exp()
-            by_lips = info_nce(factor * F.normalize(self.to_seen(speech), dim=1) @ seen.T, *windows)
-            by_speech = info_nce(factor * heard @ F.normalize(self.to_heard(lips), dim=1).T, *windows)
+            by_lips, by_speech = (
+                info_nce(factor * a @ b.T, clip[known], start[known], min_distance, same_clip_only=True)
+                for a, b in (
+                    (F.normalize(self.to_seen(speech), dim=1), seen),
+                    (heard, F.normalize(self.to_heard(lips), dim=1)),
+                )
+            )
             return (by_lips + by_speech) / 2 + (1 - F.cosine_similarity(self.as_heard(speech), heard)).mean()
 
 

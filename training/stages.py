@@ -59,7 +59,7 @@ class ExpertStage(Stage):
             if self.hp.teachers_wt:
                 if isinstance(made, ShardStream):
                     raise InputError("teachers_wt takes a tree or a pack: shards are not in the order of the teachers")
-                made.taught = read_taught(data_root, sum(len(clip.numbers) for clip in made.clips))
+                made.taught = read_taught(data_root, [len(clip.numbers) for clip in made.clips])
             return made
         return ExpertDataset(
             load_clips(data_root, split, self.hp, self.lead, filelists), self.hp, EVAL_SEED, train=False
@@ -80,11 +80,12 @@ class ExpertStage(Stage):
         expert = self.networks[""]
         if self.hp.syncnet_loss != "bce":
             embeddings = expert(batch["mel"].flatten(0, 1), batch["faces"].flatten(0, 1))
-            audio_embedding, face_embedding, clip, start = (  # of the windows of all processes
-                gathered(part) for part in (*embeddings, batch["clip"].flatten(), batch["start"].flatten())
-            )
+            own = batch["clip"].flatten(), batch["start"].flatten()
+            audio_embedding, face_embedding, *windows = (
+                gathered(part) for part in (*embeddings, *own)
+            )  # of all processes
             cosine = audio_embedding @ face_embedding.T
-            windows = clip, start, self.hp.negative_frames
+            windows = *windows, self.hp.negative_frames
             if self.hp.syncnet_loss == "infonce":
                 same_clip_only = self.hp.infonce_negatives == "clip"
                 loss = losses.info_nce(self.hp.infonce_scale * cosine, *windows, same_clip_only=same_clip_only)
@@ -93,9 +94,8 @@ class ExpertStage(Stage):
             hits = (cosine.argmax(1) == torch.arange(len(cosine), device=cosine.device)).float().mean()
             shown = {"loss": loss, "top1": hits}
             if self.hp.teachers_wt:
-                windows = batch["clip"].flatten(), batch["start"].flatten(), self.hp.negative_frames
                 taught = (batch[name].flatten(0, 1) for name in ("heard", "seen"))
-                shown["taught"] = self.networks["heads_"](*embeddings, *taught, windows)
+                shown["taught"] = self.networks["heads_"](*embeddings, *taught, *own, self.hp.negative_frames)
                 loss = loss + self.hp.teachers_wt * shown["taught"]
             learn("", loss)
             return shown

@@ -24,7 +24,7 @@ import audio
 from errors import InputError, run_script
 from hparams import hparams
 from models.face_mesh import LIP_POINTS, MIRRORED
-from models.speech_encoder import CHANNELS, TOKENS_PER_SECOND, SpeechEncoder
+from models.speech_encoder import CHANNELS, SpeechEncoder, token_at
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training import losses
 from training.clips import FILELISTS, Clip
@@ -99,10 +99,9 @@ class Windows:
             frames.append(starts[whole] * PUBLISHED_FPS / fps)
             clip.append(np.full(whole.sum(), number))
             tokens.append(tokens_of(source.speech(), encoder))
-            places = audio.speech_places(source.numbers, fps) + SILENCE
-            per_token = round(audio.SPEECH_FRAMES_PER_SECOND / TOKENS_PER_SECOND)
-            around = places[:, None] // per_token + np.array(HEARD)
-            self._places.append(torch.from_numpy(heard + around.clip(0, len(tokens[-1]) - 1)))
+            places = torch.from_numpy(audio.speech_places(source.numbers, fps) + SILENCE)
+            around = token_at(places)[:, None] + torch.tensor(HEARD)
+            self._places.append(heard + around.clamp(0, len(tokens[-1]) - 1))
             crops, heard = crops + len(source.numbers), heard + len(tokens[-1])
         self.first, self.start, self.clip = (torch.from_numpy(np.concatenate(each)) for each in (first, frames, clip))
         self._tokens, self._places = torch.cat(tokens), torch.cat(self._places)
@@ -133,8 +132,8 @@ def described(lips: Tensor, openings: Tensor, second: Tensor) -> Tensor:
 @torch.inference_mode()
 def tokens_of(speech: np.ndarray, encoder: SpeechEncoder) -> Tensor:
     """The encoder's tokens (n, 384) of a clip's speech spectrogram (80, T) with `SILENCE` before and after it."""
-    padded = np.pad(speech, ((0, 0), (SILENCE, SILENCE)), constant_values=-hparams.max_abs_value)
-    return encoder(torch.from_numpy(padded)[None])[0].half()
+    around = audio.stretches_at(speech, np.zeros(1, int), SILENCE, speech.shape[1] + SILENCE)
+    return encoder(torch.from_numpy(around))[0].half()
 
 
 def teach(data: Windows, steps: int, seed: int, device: torch.device) -> Teacher:
