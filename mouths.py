@@ -1,5 +1,6 @@
 """Mouths of pictures of faces: opened, closed, rounded, and put on another picture of the face in its pose."""
 
+import math
 from typing import Any, NamedTuple
 
 import cv2
@@ -23,15 +24,23 @@ NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from
 # of most real ones (0.17, 0.21, 0.44); where it is narrow, so dark that the eye and landmark models see it.
 WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
+SLIT = 1.7  # the same: less is not as dark below teeth
 SHADE = 0.4  # of teeth between lips that have almost closed, over their light before
 FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
 TONGUE = 0.6  # how much brighter it is at the lower lip, as a share
+# What is inside of another mouth of the video is seen, not at all up to the first number and alone from the second on:
+# by the share of an opening that is new; by how much farther that mouth is open, in pixels of a face 96 high; and by
+# the share of what is wanted that it is open.
+BORROWED, FARTHER, ENOUGH = (0.3, 0.7), (1.0, 2.5), (0.4, 0.7)
+MOST_LIGHT = 1.5  # factor on the light of it, at most
 LOWER_LIP = [3, 9, 10]  # inner ones of `models.face_mesh.LIP_POINTS`
 COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
 LOOKED_THROUGH = 0.8  # of the lower lip's thickness, for the edge of the teeth
 MIN_REDNESS = 0.04  # by which lips are redder than teeth, as a share of all light
 # What a mouth that is not as wanted costs, in pose distances: by an eye distance of its opening; by its width's mean.
 OPEN_COST, WIDTH_COST = 100.0, 25.0
+# The same where only its inside is taken: a pose distance, and an eye distance by which it opens less than is wanted.
+INSIDE_POSE, INSIDE_COST = 0.5, 200.0
 ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
 ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
@@ -147,8 +156,23 @@ def _fitted(across: np.ndarray, below: np.ndarray) -> tuple[float, float, float]
     return tuple(map(float, np.linalg.solve(terms.T @ terms + plain, terms.T @ below)))
 
 
-def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1.0) -> np.ndarray:
-    """The face with another gap between its inner lips: the picture is warped, and dark where a mouth opens.
+class Opened(NamedTuple):
+    """Another picture of a face, whose mouth is open.
+
+    Attributes:
+        face: (h, w, 3) uint8 BGR, of any size.
+        lips: its `models.face_mesh.LIP_POINTS` (11, 2), x over the width and y over the height.
+    """
+
+    face: np.ndarray
+    lips: np.ndarray
+
+
+def with_gap(
+    face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1.0, opened: Opened | None = None
+) -> np.ndarray:
+    """The face with another gap between its inner lips: the picture is warped. Where a mouth opens it is dark, or shows
+    the inside of one that is open.
 
     Where a mouth opens its upper teeth stay with the upper lip, where it closes with the nose; the jaw moves with the
     lower lip. Meant as what a generator is shown.
@@ -158,6 +182,7 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
         lips: `models.face_mesh.LIP_POINTS` (11, 2), x over the width and y over the height.
         gap: in pixels, at the middle of the mouth; 0 closes it.
         widening: factor on the mouth's width, from 0.8 to 1.2.
+        opened: whose inside is shown as far as the mouth is opened by warping and that one is farther open.
     """
     height, width = face.shape[:2]
     unit = height / 96
@@ -203,13 +228,29 @@ def with_gap(face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         maps = (values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper))
-        moved[part] = _between_lips(face, _inside_of(face, gap / unit), closed, unit, *maps)
+        inside = Inside(_dark_of(face, gap / unit)[None, None], 0.0)
+        if opened is not None and (share := _share_borrowed(mouth, opened, gap, unit)):
+            shown = _inside_shown(opened, face, mouth, x[part], (y - new_upper)[part], (new_lower - new_upper)[part])
+            inside = Inside(inside.colours + share * (shown - inside.colours), share)
+        moved[part] = _between_lips(face, inside, closed, unit, *maps)
     return np.concatenate((face[:first], moved))
+
+
+class Inside(NamedTuple):
+    """What is seen between lips that open.
+
+    Attributes:
+        colours: (h, w, 3) BGR, or (1, 1, 3) where all is alike.
+        borrowed: which share of it another mouth shows.
+    """
+
+    colours: np.ndarray
+    borrowed: float
 
 
 def _between_lips(
     face: np.ndarray,
-    inside: np.ndarray,
+    inside: Inside,
     closed: float,
     unit: float,
     x: np.ndarray,
@@ -231,20 +272,58 @@ def _between_lips(
     narrow = 1 - np.clip((new_lower - new_upper) / (NARROW_GAP * unit), 0, 1)
     light = 1 - (1 - SHADE) * closed * narrow  # what is left of it between the lips
     upper *= (1 - (1 - light) * np.clip(y - new_upper + 0.5, 0, 1))[:, :, None]
-    opened = np.clip(y - top + 0.5, 0, 1) * np.clip((new_lower - new_upper) / unit, 0, 1)
+    slit = np.clip((new_lower - top) / (SLIT * unit), 0, 1)
+    opened = np.maximum(slit * np.clip(y - top + 0.5, 0, 1), inside.borrowed * np.clip(y - new_upper + 0.5, 0, 1))
+    opened *= np.clip((new_lower - new_upper) / unit, 0, 1)
     depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
-    upper += opened[:, :, None] * ((1 + TONGUE * depth**4)[:, :, None] * inside.astype(np.float32) - upper)
+    tongue = 1 + (1 - inside.borrowed) * TONGUE * depth**4
+    upper += opened[:, :, None] * (tongue[:, :, None] * inside.colours.astype(np.float32) - upper)
     return (upper + np.clip(y - new_lower + 0.5, 0, 1)[:, :, None] * (lower - upper) + 0.5).clip(0, 255)
 
 
-def _inside_of(face: np.ndarray, gap: float) -> np.ndarray:
+def _dark_of(face: np.ndarray, gap: float) -> np.ndarray:
     """The colour of the inside of a mouth in the light of a face: (3,) BGR. `gap`: in pixels of a face 96 high."""
-    height, width = face.shape[:2]
-    skin = face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3].mean((0, 1))  # nose and cheeks
+    skin = _skin(face)
     colourful = np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1)
     wide = np.clip((gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP), 0, 1)
     dark = wide * np.array(WIDE) + (1 - wide) * np.array(NARROW)
     return skin * (colourful * dark + (1 - colourful) * dark.mean())
+
+
+def _skin(face: np.ndarray) -> np.ndarray:
+    """The colour of nose and cheeks (3,) BGR."""
+    height, width = face.shape[:2]
+    return face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3].mean((0, 1))
+
+
+def _share_borrowed(mouth: Lips, opened: Opened, gap: float, unit: float) -> float:
+    """How much of what is between lips is that of an open mouth, in [0, 1]: more, the more of it is missing."""
+    its = 96 / opened.face.shape[0] * Lips.of(opened.lips, *opened.face.shape[:2]).gap
+    own, wanted = mouth.gap / unit, max(1.0, gap / unit)
+    measures = (1 - own / wanted, BORROWED), (its - own, FARTHER), (its / wanted, ENOUGH)
+    return math.prod(min(1.0, max(0.0, (value - low) / (high - low))) for value, (low, high) in measures)
+
+
+def _inside_shown(
+    opened: Opened, face: np.ndarray, mouth: Lips, x: np.ndarray, down: np.ndarray, room: np.ndarray
+) -> np.ndarray:
+    """What an open mouth shows inside, in the light of another face (H, W, 3) and in its mouth: (h, w, 3) float32 BGR.
+
+    Teeth hang from the upper lip, what lies with the lower one stays with that, and the middle is stretched. `x` (h, w)
+    are columns of the other face, `down` how far below its upper lip, and `room` how far the lower lip is from that.
+    """
+    (its_height, its_width), (height, width) = opened.face.shape[:2], face.shape[:2]
+    its = Lips.of(opened.lips, its_height, its_width)
+    columns = its.middle + min(its_width / width, its.half / mouth.half) * (x - mouth.middle)
+    edge, scale = its_height / 96, its_height / height  # what is both lip and inside is left out
+    upper = its.row(its.upper, columns) + edge
+    gap = np.maximum(its.row(its.lower, columns) - edge - upper, 0)
+    stretch = np.clip(scale * down - gap / 2, 0, np.maximum(scale * room - gap, 0))
+    rows = upper + np.clip(scale * down - stretch, 0, gap)
+    maps = (np.ascontiguousarray(values, np.float32) for values in (columns, rows))
+    shown = cv2.remap(opened.face, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    light = _skin(face).mean() / max(1.0, _skin(opened.face).mean())
+    return shown * np.float32(min(MOST_LIGHT, max(1 / MOST_LIGHT, light)))
 
 
 def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widening: float) -> np.ndarray:
@@ -274,12 +353,14 @@ def with_mouth_of(face: np.ndarray, pose: np.ndarray, matrix: np.ndarray) -> np.
     return both
 
 
-def shaped_on(face: np.ndarray, lips: np.ndarray, pose: np.ndarray, gap: float, widening: float) -> np.ndarray:
+def shaped_on(
+    face: np.ndarray, lips: np.ndarray, pose: np.ndarray, gap: float, widening: float, opened: Opened | None = None
+) -> np.ndarray:
     """The face in the pose of `pose`, with another gap between its lips (11, 2), and wider; arguments as for
     `with_gap`."""
     matrix = alignment(face, pose)
     moved = points_moved_by(matrix, lips, *pose.shape[:2])
-    return with_gap(with_mouth_of(face, pose, matrix), moved, gap, widening)
+    return with_gap(with_mouth_of(face, pose, matrix), moved, gap, widening, opened)
 
 
 def alignment(face: np.ndarray, to: np.ndarray) -> np.ndarray:
@@ -344,3 +425,8 @@ def misfits(
         widths: of the mouths (n,), over the video's mean, and `width`, the one that is wanted.
     """
     return distances + OPEN_COST * np.abs(openings - opening) + WIDTH_COST * np.abs(widths - width)
+
+
+def inside_misfits(distances: np.ndarray, openings: np.ndarray, opening: float) -> np.ndarray:
+    """How badly the insides of mouths that a video has shown would look in one that is opened: (n,), as `misfits`."""
+    return INSIDE_POSE * distances + INSIDE_COST * np.maximum(0, opening - openings)

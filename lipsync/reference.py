@@ -22,7 +22,9 @@ from mouths import (
     OPEN_COST,
     OPENINGS_IN_TALKS,
     WIDTHS,
+    Opened,
     gap_of,
+    inside_misfits,
     misfits,
     opening_at,
     opening_of,
@@ -108,6 +110,7 @@ class ShownMouths:
         self._kept: list[Kept] = []
         self._apart = np.zeros((0, 0))  # how far the kept ones are from one another
         self._used: Kept | None = None
+        self._inside: Kept | None = None
         self._last: Seen | None = None
 
     def add(self, crop: np.ndarray) -> None:
@@ -118,7 +121,7 @@ class ShownMouths:
         """
         before, seen = self._last, self._glance(crop)
         if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
-            self._kept, self._apart, self._used = [], np.zeros((0, 0)), None
+            self._kept, self._apart, self._used, self._inside = [], np.zeros((0, 0)), None, None
         self._last = seen
         if self._kept:
             away = self._away(seen)
@@ -140,33 +143,42 @@ class ShownMouths:
         The mouth is the kept one that fits best, its own where none is near in pose, warped for what is missing.
         """
         seen = self._last if self._last is not None and self._last.crop is crop else self._glance(crop)
-        kept = self._fitting(seen.pose, shape)
+        distances = self._distances(seen.pose) if self._kept else np.zeros(0)
+        kept, opened = self._fitting(distances, shape), self._opened(distances, shape)
         wide = kept.width / self._mean_width if kept is not None else 1.0
         kept = kept or self._looked_at(seen)
         face = bounded(crop)
         gap = gap_of(shape.opening, self.img_size[1]) * face.shape[0] / self.img_size[0]
         widening = float(np.clip(shape.width / wide, WIDTHS[0], WIDTHS[-1]))
         if np.array_equal(kept.crop, face):
-            return with_gap(face, kept.lips, gap, widening)
+            return with_gap(face, kept.lips, gap, widening, opened)
         other = kept.crop if kept.crop.shape == face.shape else cv2.resize(kept.crop, face.shape[1::-1])
-        return shaped_on(other, kept.lips, face, gap, widening)
+        return shaped_on(other, kept.lips, face, gap, widening, opened)
 
-    def _fitting(self, pose: np.ndarray, shape: Shape) -> Kept | None:
+    def _fitting(self, distances: np.ndarray, shape: Shape) -> Kept | None:
         """The kept mouth that fits best, if any is near in pose; the one that was used last or one like it, unless
-        another is much better, since a mouth that changes shows."""
-        if not self._kept:
-            return None
-        distances = self._distances(pose)
-        if distances.min() > FAR:
+        another is much better, since a mouth that changes shows. `distances` (n,) are theirs in pose."""
+        if not self._kept or distances.min() > FAR:
             return None
         openings, widths, visible = np.array([(kept.opening, kept.width, kept.visible) for kept in self._kept]).T
         costs = misfits(distances, openings, widths / self._mean_width, *shape)
-        costs += COVERED * np.maximum(0, -visible)
-        if self._used is not None:
-            costs -= LOYALTY * np.clip(1 - self._away(self._used) / ALIKE, 0, 1)
+        costs += COVERED * np.maximum(0, -visible) - self._loyalty(self._used)
         costs[distances > FAR] = np.inf
         self._used = self._kept[int(costs.argmin())]
         return self._used
+
+    def _opened(self, distances: np.ndarray, shape: Shape) -> Opened | None:
+        """The kept mouth whose inside fits best, in the same way."""
+        if not self._kept:
+            return None
+        openings, visible = np.array([(kept.opening, kept.visible) for kept in self._kept]).T
+        costs = inside_misfits(distances, openings, shape.opening) + COVERED * np.maximum(0, -visible)
+        self._inside = self._kept[int((costs - self._loyalty(self._inside)).argmin())]
+        return Opened(self._inside.crop, self._inside.lips)
+
+    def _loyalty(self, used: Kept | None) -> np.ndarray | float:
+        """By how much the kept mouths are better for being the one that was used last, or like it."""
+        return 0.0 if used is None else LOYALTY * np.clip(1 - self._away(used) / ALIKE, 0, 1)
 
     @property
     def _mean_width(self) -> float:

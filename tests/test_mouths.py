@@ -5,7 +5,17 @@ import pytest
 from toy import CORNERS, LIPS
 
 from models.face_mesh import MIRRORED
-from mouths import alignment, gap_of, moved_by, opening_at, points_moved_by, widening_at, with_gap, with_whole_teeth
+from mouths import (
+    Opened,
+    alignment,
+    gap_of,
+    moved_by,
+    opening_at,
+    points_moved_by,
+    widening_at,
+    with_gap,
+    with_whole_teeth,
+)
 
 
 def drawn_face(gap: float = 2.0) -> np.ndarray:
@@ -81,6 +91,60 @@ def test_teeth_of_a_smile_stay_whole():
     grey = np.repeat(face[:, :, 1:2], 3, axis=2)
     for kept in (grey, drawn_face()):
         np.testing.assert_allclose(with_whole_teeth(kept, LIPS), LIPS, atol=0.011)
+
+
+def open_mouth(scale: int = 1, light: float = 1.0) -> Opened:
+    """A face whose mouth is open by 10 rows: white teeth in five of them, black, and a blue tongue in two."""
+    face, (y, x) = drawn_face(), np.mgrid[:96, :96]
+    bow = np.clip(1 - ((x - 48) / 16) ** 2, 0, 1)
+    face[np.abs(y - 73) < 10 * bow] = (60, 60, 170)
+    inside = (np.abs(y - 73) <= 5 * bow) & (bow > 0)
+    face[inside] = (5, 5, 5)
+    face[inside & (y < 68 + 5 * bow)] = (210, 210, 210)
+    face[inside & (y > 73 + 5 * bow - 2)] = (200, 0, 0)
+    quarters = (40, 69.25), (56, 69.25), (40, 76.75), (56, 76.75)
+    lips = np.array([*CORNERS, (48, 68), (48, 78), (48, 83), *CORNERS, *quarters]) / 96
+    return Opened((face * light).astype(np.uint8).repeat(scale, 0).repeat(scale, 1), lips)
+
+
+def middle_of(face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the middle column that are white, and that are blue."""
+    column = face[60:90, 48].astype(int)
+    white, blue = column.min(1) > 180, column[:, 0] - column[:, 2] > 60
+    return np.flatnonzero(white) + 60, np.flatnonzero(blue) + 60
+
+
+@pytest.mark.parametrize("gap", [6, 10, 13])
+def test_an_opened_mouth_shows_the_inside_of_one_that_is_open(gap):
+    """Teeth hang from the upper lip; a tongue lies on the lower one, which hides it where the mouth is less open."""
+    closed = drawn_face(0)
+    lips = LIPS.copy()
+    lips[[2, 3, 7, 8, 9, 10], 1] = 72 / 96
+    shown = with_gap(closed, lips, gap, 1.0, open_mouth())
+    white, blue = (rows[(rows > 66) & (rows < 85)] for rows in middle_of(shown))
+    upper = 72 - 0.15 * gap
+    assert abs(white[0] - upper) < 2.5 and 3 <= len(white) <= 5
+    assert (len(blue) > 0) == (gap > 6) and (blue >= upper + gap - 4).all()
+    plain = with_gap(closed, lips, gap)
+    assert not any(((rows > 66) & (rows < 85)).any() for rows in middle_of(plain))
+    outside = np.ones((96, 96), bool)
+    outside[64:90, 30:66] = False
+    assert np.array_equal(shown[outside], plain[outside])
+    for other in (open_mouth(scale=3), open_mouth(light=0.8)):
+        alike = np.abs(with_gap(closed, lips, gap, 1.0, other).astype(int) - shown)
+        assert alike.mean() < 0.5 and np.quantile(alike, 0.99) < 25
+
+
+def test_a_mouth_keeps_its_own_inside_where_it_has_one():
+    lips = LIPS.copy()
+    lips[[2, 3, 7, 8, 9, 10], 1] = 72 / 96
+    narrow = Opened(drawn_face(2), LIPS)
+    for face, its_lips, gap, opened in (
+        (open_mouth().face, open_mouth().lips, 12, open_mouth(light=0.7)),  # nearly as open
+        (open_mouth().face, open_mouth().lips, 2, open_mouth(light=0.7)),  # it closes
+        (drawn_face(0), lips, 10, narrow),  # what is to be seen in a slit does not fill an open mouth
+    ):
+        assert np.array_equal(with_gap(face, its_lips, gap, 1.0, opened), with_gap(face, its_lips, gap))
 
 
 def test_a_smile_closes_between_its_lips():

@@ -99,7 +99,7 @@ def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
     asked, lips = [], {180: LIPS, 100: LIPS + (LIPS - 0.5) * (0.2, 0)}
     monkeypatch.setattr(KnownLips, "lips_of", lambda _, face, points: lips[mouth_of(face)].copy())
     for module in (reference, mouths):
-        monkeypatch.setattr(module, "with_gap", lambda face, lips, *shape: asked.append(shape) or face)
+        monkeypatch.setattr(module, "with_gap", lambda face, lips, *shape: asked.append(shape[:2]) or face)
     for mouth in lips:
         shown_mouths.add(face_with(mouth))
     mean = 1.1
@@ -108,6 +108,25 @@ def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
     gaps, widenings = np.array(asked).T
     np.testing.assert_allclose(widenings, (1, 1.05, 1, 0.95), atol=1e-3)
     np.testing.assert_allclose(gaps, [gap_of(wanted(mouth).opening + 0.01, 96) for mouth in (180, 180, 100, 100)])
+
+
+def test_the_inside_is_that_of_a_mouth_which_opens_far_enough(shown_mouths, monkeypatch):
+    """Pose counts less for it than for lips, and a covered mouth not at all."""
+    inside = []
+    for module in (reference, mouths):
+        monkeypatch.setattr(module, "with_gap", lambda face, *shape: inside.append(mouth_of(shape[-1].face)) or face)
+    closed, half, open_ = face_with(190), face_with(150, by=2), face_with(40, by=14)
+    for face in (closed, half):
+        shown_mouths.add(face)
+    shown_mouths.of(closed, wanted(40))
+    shown_mouths.add(open_)
+    shown_mouths.of(closed, wanted(40))
+    shown_mouths.of(closed, wanted(170))
+    assert inside == [150, 40, 150]  # the last time it is open enough, and nearer
+    for each in shown_mouths._kept[-1:]:
+        shown_mouths._kept[-1] = each._replace(visible=-20.0)
+    shown_mouths.of(closed, wanted(40))
+    assert inside[-1] == 150
 
 
 def test_covered_mouths_are_not_taken_while_others_are_seen(shown_mouths):

@@ -12,7 +12,9 @@ from models.checkpoint import load_face_mesh, load_heard_shape
 from models.speech_shape import heard_along
 from mouths import (
     WIDTHS,
+    Opened,
     gap_of,
+    inside_misfits,
     misfits,
     opening_at,
     opening_of,
@@ -60,6 +62,7 @@ class FittingReferences:
         self._speech: dict[int, np.ndarray] = {}  # of clips that were heard: a tree's sound is decoded once
         self._shown: dict[int, Shown] = {}
 
+    @torch.autocast("cpu", enabled=False)  # samples are the same in every precision
     def __call__(self, clip: int, targets: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The references of faces (n, H, W, 3) at places (n,) of a clip."""
         shown = self._look_at(clip)
@@ -70,27 +73,32 @@ class FittingReferences:
         if self._hear is None:
             there = rng.choice(there, rng.integers(1, len(there) + 1), replace=False)
         return np.stack([
-            self._said(clip, shown, self._choose(shown, there, int(place), *shape), target, *shape)
+            self._said(clip, shown, *self._choose(shown, there, int(place), *shape), target, *shape)
             for place, target, *shape in zip(places, targets, openings, widths, strict=True)
         ])  # fmt: skip
 
     def _said(
-        self, clip: int, shown: Shown, other: int, target: np.ndarray, opening: float, width: float
+        self, clip: int, shown: Shown, other: int, inside: int, target: np.ndarray, opening: float, width: float
     ) -> np.ndarray:
-        """The mouth of frame `other` in the pose of a face (H, W, 3), of some opening and width."""
+        """The mouth of frame `other` in the pose of a face (H, W, 3), of some opening and width; what is missing
+        inside is that of another frame."""
+        opened = Opened(self.clips[clip].face(inside, self.img_size), shown.lips[inside])
         face = self.clips[clip].face(other, self.img_size)
         gap = max(0.0, gap_of(opening, self.img_size[1]))
         widening = float(np.clip(width / shown.widths[other], WIDTHS[0], WIDTHS[-1]))
-        return shaped_on(face, shown.lips[other], target, gap, widening)
+        return shaped_on(face, shown.lips[other], target, gap, widening, opened)
 
-    def _choose(self, shown: Shown, there: np.ndarray, place: int, opening: float, width: float) -> int:
-        """The frame whose mouth fits best, of those that are `there` and far enough away; of all where none is."""
+    def _choose(self, shown: Shown, there: np.ndarray, place: int, opening: float, width: float) -> tuple[int, int]:
+        """The frames whose mouth fits best, and whose inside does, of those that are `there` and far enough away; of
+        all where none is."""
         count = len(shown.openings)
         far = np.flatnonzero(np.abs(np.arange(count) - place) >= min(self.distance, count // 2))
         among = far[np.isin(far, there)]
         usable = among if len(among) else far
         distances = pose_distances(shown.poses[place].astype(np.float32), shown.poses[usable])
-        return int(usable[misfits(distances, shown.openings[usable], shown.widths[usable], opening, width).argmin()])
+        openings = shown.openings[usable]
+        costs = misfits(distances, openings, shown.widths[usable], opening, width)
+        return int(usable[costs.argmin()]), int(usable[inside_misfits(distances, openings, opening).argmin()])
 
     def _look_at(self, clip: int) -> Shown:
         if clip not in self._shown:
