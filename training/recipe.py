@@ -62,7 +62,7 @@ STEPS = (
         "warmup_steps=50,decay_steps=2600,ema_decay=0.995",
         seed=11, init_from="expert_contrast", widen=0.5,
     ),
-    Step(  # what landmarks and Whisper's tokens teach; the generators below learnt with the expert before this step
+    Step(  # what landmarks and Whisper's tokens teach
         "expert_taught", "color_syncnet_train.py", 10000,
         f"{EXPERT},syncnet_width=0.5,syncnet_loss=bce_pairs,syncnet_windows=8,augment=True,vary_colours=True,"
         "vary_voices=True,teachers_wt=0.5,min_negative_distance=5,syncnet_lr=5e-4,weight_decay=0.05,warmup_steps=100,"
@@ -81,14 +81,14 @@ STEPS = (
         seed=13, expert="expert", init_from="generator_face",
     ),
     Step(  # references whose mouth fits the speech
-        "generator_fitting", "wav2lip_train.py", 2000,
-        f"{GENERATOR},{FITTING},initial_learning_rate=2e-4,decay_steps=2000",
-        seed=41, expert="expert", init_from="generator",
+        "generator_fitting", "wav2lip_train.py", 10000,
+        f"{GENERATOR},{FITTING},initial_learning_rate=3e-4,decay_steps=10000,checkpoint_interval=500,eval_interval=500",
+        seed=47, expert="expert_taught", init_from="generator",
     ),
     Step(
-        "generator_quality", "hq_wav2lip_train.py", 1400,
-        f"{GENERATOR},{FITTING},{QUALITY},initial_learning_rate=1e-4,decay_steps=1400",
-        seed=42, expert="expert", init_from="generator_fitting",
+        "generator_quality", "hq_wav2lip_train.py", 1250,
+        f"{GENERATOR},{FITTING},{QUALITY},initial_learning_rate=1e-4,decay_steps=1250",
+        seed=49, expert="expert_taught", init_from="generator_fitting",
     ),
 )  # fmt: skip
 
@@ -127,6 +127,7 @@ def run_step(step: Step, args: argparse.Namespace) -> None:
     print(f"== {step.name}: {step.steps} steps of {step.script}", flush=True)
     argv = [step.script, "--data_root", args.data_root, "--filelists", args.filelists, "--checkpoint_dir", folder]
     argv += ["--steps", step.steps, "--seed", step.seed, "--device", args.device]
+    argv += ["--precision", args.precision]
     argv += ["--hparams", step.hparams.format(compile=args.compile)]
     if step.expert:
         argv += ["--syncnet_checkpoint_path", best(args.runs, step.expert)]
@@ -187,6 +188,8 @@ def main() -> None:
     parser.add_argument("--filelists", type=Path, default=FILELISTS,
                         help="folder of train.txt and val.txt; a pack has its own")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--precision", default="auto", help="of all training scripts (default: %(default)s); bf16 is "
+                        "faster on CPUs that compute it, too")  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks; needs a C++ compiler")
     parser.add_argument("--tiny", action="store_true", help="a few minutes on a CPU, on a few clips, to see it learn")
     args = parser.parse_args()
