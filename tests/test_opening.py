@@ -85,10 +85,6 @@ def test_other_throats_move_bands_and_noise_fills_silence():
     assert (heard[:, 0, 31:33].mean((1, 2)) > 2).all() and heard.min() >= -4 and heard.max() <= 4
     shown, known = variety.in_other_voice(mel, torch.ones(64, 2, 7))
     assert shown.shape == mel.shape and (known == 1).all()
-    before = mel.clone()
-    shown, known = variety.at_times_in_other_voice(mel, known)
-    same = (shown == mel).flatten(1).all(1)
-    assert 0.3 < same.float().mean() < 0.7 and (known == 1).all() and torch.equal(mel, before)
 
 
 def test_covered_mouths_are_told_by_how_much_of_them_is_covered():

@@ -39,7 +39,7 @@ from training.data import data_fps, load_clips
 from training.distributed import Workers
 from training.landmarks import Labels, labels_paths
 from training.supervised import Draws, Labelled, Plan, learn
-from training.variety import PIXELS, at_times_in_other_voice, moved_with_points, partly_covered
+from training.variety import PIXELS, in_other_voice, moved_with_points, partly_covered
 
 MIN_KNOWN = 0.7  # of a clip's crops, for it to teach hearing
 SMOOTHING = 0.7  # frames (standard deviation), of openings that are heard: landmarks tremble
@@ -233,7 +233,7 @@ LESSONS = {
         Plan(2600, 64, 2e-3, 0.02, moved_with_points), 16,
     ),
     "speech_shape": Lesson(
-        SpeechShape, HEARD_SHAPE, talks, teach_hearing, Plan(2000, 64, 2e-3, 0.05, at_times_in_other_voice), 8,
+        SpeechShape, HEARD_SHAPE, talks, teach_hearing, Plan(700, 64, 2e-3, 0.05, in_other_voice), 8,
     ),
 }  # fmt: skip
 
@@ -276,7 +276,7 @@ def main() -> None:
         "--often", nargs="+", default=[], metavar="FOLDER=TIMES",
         help="folders of clips, drawn so many times as often: of the language that is to be spoken, say",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, help="of each network (default: 2600, 2000)")
+    parser.add_argument("--steps", type=int, help="of each network (default: 2600, 700)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -104,12 +104,6 @@ def in_other_voice(mel: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return mel, known
 
 
-def at_times_in_other_voice(mel: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of half of the windows, each at random."""
-    as_it_is = torch.rand(len(mel), 1, 1, 1, device=mel.device) < 0.5
-    return torch.where(as_it_is, mel, in_other_voice(mel, known)[0]), known
-
-
 def of_other_throats(mel: Tensor) -> Tensor:
     """Mel windows (B, 1, 80, T) with bands moved up or down: vocal tract length perturbation (Jaitly and Hinton,
     2013)."""
