@@ -168,12 +168,13 @@ class ShownMouths:
         return self._used
 
     def _opened(self, distances: np.ndarray, shape: Shape) -> Opened | None:
-        """The kept mouth whose inside fits best, in the same way."""
-        if not self._kept:
+        """The kept mouth whose inside fits best, in the same way, of those that nothing is before."""
+        openings, visible = np.array([(kept.opening, kept.visible) for kept in self._kept]).reshape(-1, 2).T
+        if not (visible > 0).any():
             return None
-        openings, visible = np.array([(kept.opening, kept.visible) for kept in self._kept]).T
-        costs = inside_misfits(distances, openings, shape.opening) + COVERED * np.maximum(0, -visible)
-        self._inside = self._kept[int((costs - self._loyalty(self._inside)).argmin())]
+        costs = inside_misfits(distances, openings, shape.opening) - self._loyalty(self._inside)
+        costs[visible <= 0] = np.inf
+        self._inside = self._kept[int(costs.argmin())]
         return Opened(self._inside.crop, self._inside.lips)
 
     def _loyalty(self, used: Kept | None) -> np.ndarray | float:
