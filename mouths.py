@@ -36,7 +36,7 @@ MOST_LIGHT = 1.5  # factor on the light of it, at most
 LOWER_LIP = [3, 9, 10]  # inner ones of `models.face_mesh.LIP_POINTS`
 COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
 LOOKED_THROUGH = 0.8  # of the lower lip's thickness, for the edge of the teeth
-MIN_REDNESS = 0.04  # by which lips are redder than teeth, as a share of all light
+MIN_REDNESS = 0.06  # by which lips are redder than teeth, as a share of all light
 # What a mouth that is not as wanted costs, in pose distances: by an eye distance of its opening; by its width's mean.
 OPEN_COST, WIDTH_COST = 100.0, 25.0
 # The same where only its inside is taken: a pose distance, and an eye distance by which it opens less than is wanted.
@@ -230,8 +230,10 @@ def with_gap(
         maps = (values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper))
         inside = Inside(_dark_of(face, gap / unit)[None, None], 0.0)
         if opened is not None and (share := _share_borrowed(mouth, opened, gap, unit)):
-            shown = _inside_shown(opened, face, mouth, x[part], (y - new_upper)[part], (new_lower - new_upper)[part])
-            inside = Inside(inside.colours + share * (shown - inside.colours), share)
+            shown, there = _inside_shown(
+                opened, face, mouth, x[part], (y - new_upper)[part], (new_lower - new_upper)[part]
+            )
+            inside = Inside(inside.colours + share * there[:, :, None] * (shown - inside.colours), share)
         moved[part] = _between_lips(face, inside, closed, unit, *maps)
     return np.concatenate((face[:first], moved))
 
@@ -306,11 +308,13 @@ def _share_borrowed(mouth: Lips, opened: Opened, gap: float, unit: float) -> flo
 
 def _inside_shown(
     opened: Opened, face: np.ndarray, mouth: Lips, x: np.ndarray, down: np.ndarray, room: np.ndarray
-) -> np.ndarray:
-    """What an open mouth shows inside, in the light of another face (H, W, 3) and in its mouth: (h, w, 3) float32 BGR.
+) -> tuple[np.ndarray, np.ndarray]:
+    """What an open mouth shows inside, in the light of another face (H, W, 3) and in its mouth: (h, w, 3) float32 BGR,
+    and where that is anything (h, w), in [0, 1].
 
-    Teeth hang from the upper lip, what lies with the lower one stays with that, and the middle is stretched. `x` (h, w)
-    are columns of the other face, `down` how far below its upper lip, and `room` how far the lower lip is from that.
+    Teeth hang from the upper lip and what lies with the lower one stays with that; between them, where the mouth is
+    open less far than the other one, nothing is known. `x` (h, w) are columns of the other face, `down` how far below
+    its upper lip, and `room` how far the lower lip is from that.
     """
     (its_height, its_width), (height, width) = opened.face.shape[:2], face.shape[:2]
     its = Lips.of(opened.lips, its_height, its_width)
@@ -318,12 +322,14 @@ def _inside_shown(
     edge, scale = its_height / 96, its_height / height  # what is both lip and inside is left out
     upper = its.row(its.upper, columns) + edge
     gap = np.maximum(its.row(its.lower, columns) - edge - upper, 0)
-    stretch = np.clip(scale * down - gap / 2, 0, np.maximum(scale * room - gap, 0))
+    unknown = np.maximum(scale * room - gap, 0)
+    stretch = np.clip(scale * down - gap / 2, 0, unknown)
+    there = 1 - np.clip(np.minimum(stretch, unknown - stretch) / edge, 0, 1)
     rows = upper + np.clip(scale * down - stretch, 0, gap)
     maps = (np.ascontiguousarray(values, np.float32) for values in (columns, rows))
     shown = cv2.remap(opened.face, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     light = _skin(face).mean() / max(1.0, _skin(opened.face).mean())
-    return shown * np.float32(min(MOST_LIGHT, max(1 / MOST_LIGHT, light)))
+    return shown * np.float32(min(MOST_LIGHT, max(1 / MOST_LIGHT, light))), there
 
 
 def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widening: float) -> np.ndarray:

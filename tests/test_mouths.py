@@ -125,6 +125,8 @@ def test_an_opened_mouth_shows_the_inside_of_one_that_is_open(gap):
     upper = 72 - 0.15 * gap
     assert abs(white[0] - upper) < 2.5 and 3 <= len(white) <= 5
     assert (len(blue) > 0) == (gap > 6) and (blue >= upper + gap - 4).all()
+    if len(blue):  # where the other mouth is open less far, too
+        assert (shown[white[-1] + 2 : blue[0] - 1, 48].max(1) < 90).all()
     plain = with_gap(closed, lips, gap)
     assert not any(((rows > 66) & (rows < 85)).any() for rows in middle_of(plain))
     outside = np.ones((96, 96), bool)
