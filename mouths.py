@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-SEAM = 1 / 24  # of the face's height over which the upper half melts into another's lower half
+from poses import alignment, points_moved_by, with_mouth_of
+
 # Openings of real talking faces, in distances of the outer eye corners: the quantiles 0, 0.1, ... 1, without outliers.
 OPENINGS = (0, 0.002, 0.004, 0.006, 0.013, 0.022, 0.031, 0.042, 0.058, 0.083, 0.13)
 # The same of who talks freely: most of the others read the news, with little movement.
@@ -41,8 +42,6 @@ MIN_REDNESS = 0.06  # by which lips are redder than teeth, as a share of all lig
 OPEN_COST, WIDTH_COST = 100.0, 25.0
 # The same where only its inside is taken: a pose distance, and an eye distance by which it opens less than is wanted.
 INSIDE_POSE, INSIDE_COST = 0.5, 200.0
-ALIGNED_HEIGHT = 48  # pixels of a face that alignment looks at
-ALIGNMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
 
 
 def with_whole_teeth(face: np.ndarray, lips: np.ndarray) -> np.ndarray:
@@ -227,14 +226,10 @@ def with_gap(
     rows, columns = (np.flatnonzero(between.any(axis)) for axis in (1, 0))
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        maps = (values[part] for values in (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper))
-        inside = Inside(_dark_of(face, gap / unit)[None, None], 0.0)
-        if opened is not None and (share := _share_borrowed(mouth, opened, gap, unit)):
-            shown, there = _inside_shown(
-                opened, face, mouth, x[part], (y - new_upper)[part], (new_lower - new_upper)[part]
-            )
-            inside = Inside(inside.colours + share * there[:, :, None] * (shown - inside.colours), share)
-        moved[part] = _between_lips(face, inside, closed, unit, *maps)
+        maps = (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper)
+        x, y, above, beneath, top, new_lower, new_upper = (values[part] for values in maps)
+        inside = _inside_of(face, mouth, gap, opened, x, y - new_upper, new_lower - new_upper)
+        moved[part] = _between_lips(face, inside, closed, unit, x, y, above, beneath, top, new_lower, new_upper)
     return np.concatenate((face[:first], moved))
 
 
@@ -271,12 +266,11 @@ def _between_lips(
     upper, lower = (
         cv2.remap(face, x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) for rows in maps
     )
-    narrow = 1 - np.clip((new_lower - new_upper) / (NARROW_GAP * unit), 0, 1)
-    light = 1 - (1 - SHADE) * closed * narrow  # what is left of it between the lips
-    upper *= (1 - (1 - light) * np.clip(y - new_upper + 0.5, 0, 1))[:, :, None]
+    room, below_lip = new_lower - new_upper, np.clip(y - new_upper + 0.5, 0, 1)
+    light = 1 - (1 - SHADE) * closed * (1 - np.clip(room / (NARROW_GAP * unit), 0, 1))  # what is left between the lips
+    upper *= (1 - (1 - light) * below_lip)[:, :, None]
     slit = np.clip((new_lower - top) / (SLIT * unit), 0, 1)
-    opened = np.maximum(slit * np.clip(y - top + 0.5, 0, 1), inside.borrowed * np.clip(y - new_upper + 0.5, 0, 1))
-    opened *= np.clip((new_lower - new_upper) / unit, 0, 1)
+    opened = np.maximum(slit * np.clip(y - top + 0.5, 0, 1), inside.borrowed * below_lip) * np.clip(room / unit, 0, 1)
     depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
     tongue = 1 + (1 - inside.borrowed) * TONGUE * depth**4
     upper += opened[:, :, None] * (tongue[:, :, None] * inside.colours.astype(np.float32) - upper)
@@ -298,26 +292,46 @@ def _skin(face: np.ndarray) -> np.ndarray:
     return face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3].mean((0, 1))
 
 
-def _share_borrowed(mouth: Lips, opened: Opened, gap: float, unit: float) -> float:
-    """How much of what is between lips is that of an open mouth, in [0, 1]: more, the more of it is missing."""
-    its = 96 / opened.face.shape[0] * Lips.of(opened.lips, *opened.face.shape[:2]).gap
-    own, wanted = mouth.gap / unit, max(1.0, gap / unit)
+def _inside_of(
+    face: np.ndarray,
+    mouth: Lips,
+    gap: float,
+    opened: Opened | None,
+    x: np.ndarray,
+    down: np.ndarray,
+    room: np.ndarray,
+) -> Inside:
+    """What is seen inside a mouth of a face (H, W, 3) that gets a gap: dark, and instead of that what an open one
+    shows, the more, the more is missing of its own. All maps (h, w); `x` are columns of the face, `down` how far below
+    the upper lip, and `room` how far the lower lip is from that."""
+    unit = face.shape[0] / 96
+    dark = _dark_of(face, gap / unit)[None, None]
+    its = None if opened is None else Lips.of(opened.lips, *opened.face.shape[:2])
+    share = 0.0 if its is None else _share_borrowed(mouth.gap / unit, 96 / opened.face.shape[0] * its.gap, gap / unit)
+    if not share:
+        return Inside(dark, 0.0)
+    shown, there = _shown_by(opened, its, face, mouth, x, down, room)
+    return Inside(dark + share * there[:, :, None] * (shown - dark), share)
+
+
+def _share_borrowed(own: float, its: float, wanted: float) -> float:
+    """How much of what is between lips is that of an open mouth, in [0, 1], by the gaps of a mouth, of the open one,
+    and the one that is wanted, in pixels of faces 96 high."""
+    wanted = max(1.0, wanted)
     measures = (1 - own / wanted, BORROWED), (its - own, FARTHER), (its / wanted, ENOUGH)
     return math.prod(min(1.0, max(0.0, (value - low) / (high - low))) for value, (low, high) in measures)
 
 
-def _inside_shown(
-    opened: Opened, face: np.ndarray, mouth: Lips, x: np.ndarray, down: np.ndarray, room: np.ndarray
+def _shown_by(
+    opened: Opened, its: Lips, face: np.ndarray, mouth: Lips, x: np.ndarray, down: np.ndarray, room: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What an open mouth shows inside, in the light of another face (H, W, 3) and in its mouth: (h, w, 3) float32 BGR,
-    and where that is anything (h, w), in [0, 1].
+    """What an open mouth with `its` lips shows inside, as it is seen in another one: (h, w, 3) float32 BGR, and where
+    that is anything (h, w), in [0, 1]. Arguments as for `_inside_of`.
 
-    Teeth hang from the upper lip and what lies with the lower one stays with that; between them, where the mouth is
-    open less far than the other one, nothing is known. `x` (h, w) are columns of the other face, `down` how far below
-    its upper lip, and `room` how far the lower lip is from that.
+    Teeth hang from the upper lip and what lies with the lower one stays with that; between them, where it is open less
+    far than the other one shall be, nothing is known.
     """
     (its_height, its_width), (height, width) = opened.face.shape[:2], face.shape[:2]
-    its = Lips.of(opened.lips, its_height, its_width)
     columns = its.middle + min(its_width / width, its.half / mouth.half) * (x - mouth.middle)
     edge, scale = its_height / 96, its_height / height  # what is both lip and inside is left out
     upper = its.row(its.upper, columns) + edge
@@ -347,18 +361,6 @@ def _widened(x: np.ndarray, y: np.ndarray, lips: np.ndarray, gap: float, widenin
     return x - np.sign(x - middle) * half * moved
 
 
-def with_mouth_of(face: np.ndarray, pose: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upper half of `pose` with the lower half of `face`, (H, W, 3) uint8 both, moved by `alignment`'s matrix."""
-    height = pose.shape[0]
-    both = moved_by(matrix, face)
-    share = np.clip((np.arange(height) + 0.5 - height / 2) / (SEAM * height) + 0.5, 0, 1)
-    first, last = np.searchsorted(share, 0, "right"), np.searchsorted(share, 1)
-    both[:first] = pose[:first]
-    rows, melting = slice(first, last), share[first:last, None, None]
-    both[rows] = (melting * both[rows] + (1 - melting) * pose[rows] + 0.5).astype(np.uint8)
-    return both
-
-
 def shaped_on(
     face: np.ndarray, lips: np.ndarray, pose: np.ndarray, gap: float, widening: float, opened: Opened | None = None
 ) -> np.ndarray:
@@ -367,54 +369,6 @@ def shaped_on(
     matrix = alignment(face, pose)
     moved = points_moved_by(matrix, lips, *pose.shape[:2])
     return with_gap(with_mouth_of(face, pose, matrix), moved, gap, widening, opened)
-
-
-def alignment(face: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """How a face is moved and turned so that its upper half lies on another's of its size, (H, W, 3) uint8 both: where
-    the places of `to` lie in `face`, (2, 3), in pixels. Nothing moves where that cannot be found.
-
-    Enhanced correlation coefficient (Evangelidis and Psarakis, 2008), which does not mind brightness.
-    """
-    height, width = to.shape[:2]
-    shrink = max(1.0, height / ALIGNED_HEIGHT)
-    size = round(width / shrink), round(height / shrink)
-    region = np.zeros(size[::-1], np.uint8)
-    region[size[1] // 24 : size[1] * 13 // 24, size[0] // 12 : size[0] * 11 // 12] = 255
-    small = (cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA) for picture in (to, face))
-    grey = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in small]
-    matrix = np.eye(2, 3, dtype=np.float32)
-    try:
-        _, matrix = cv2.findTransformECC(*grey, matrix, cv2.MOTION_EUCLIDEAN, ALIGNMENT, region, 5)
-    except cv2.error:  # it did not converge
-        return np.eye(2, 3, dtype=np.float32)
-    matrix[:, 2] = shrink * matrix[:, 2] + (shrink - 1) / 2 * (1 - matrix[:, :2].sum(1))  # pixels have middles
-    return matrix
-
-
-def moved_by(matrix: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """A face (H, W, 3) as an `alignment` says: a copy."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    height, width = face.shape[:2]
-    return cv2.warpAffine(
-        np.ascontiguousarray(face), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
-
-
-def points_moved_by(matrix: np.ndarray, points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Where points (n, 2) of a face, x over its width and y over its height, are once it has been moved."""
-    size = np.array((width, height))
-    return (np.linalg.inv(matrix[:, :2]) @ (points * size - 0.5 - matrix[:, 2]).T).T / size + 0.5 / size
-
-
-def pose_of(face: np.ndarray) -> np.ndarray:
-    """The upper part of a face, coarsely: (24 x 5 / 12, 24, 3) float32 or somewhat more."""
-    top, step = face.shape[0] * 5 // 12, max(1, face.shape[0] // 24)
-    return face[:top:step, ::step].astype(np.float32)
-
-
-def pose_distances(pose: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of a pose, see `pose_of`, from each of several (n, ...): (n,) in grey levels."""
-    return np.abs(others - pose).mean((1, 2, 3))
 
 
 def misfits(

@@ -28,13 +28,12 @@ from mouths import (
     misfits,
     opening_at,
     opening_of,
-    pose_distances,
-    pose_of,
     shaped_on,
     widening_at,
     with_gap,
     with_whole_teeth,
 )
+from poses import pose_distances, pose_of
 
 KEPT = 64  # mouths that a video has shown, at most
 NOVEL = 3.0  # how far from all that are kept, in pose and opening, a mouth is that is kept, too: see `ShownMouths.add`
@@ -123,12 +122,9 @@ class ShownMouths:
         if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
             self._kept, self._apart, self._used, self._inside = [], np.zeros((0, 0)), None, None
         self._last = seen
-        if self._kept:
-            away = self._away(seen)
-            if away.min() < NOVEL:
-                return
-        else:
-            away = np.zeros(0)
+        away = self._away(seen)
+        if len(away) and away.min() < NOVEL:
+            return
         self._kept.append(self._looked_at(seen))
         self._apart = np.pad(self._apart, (0, 1), constant_values=np.inf)
         self._apart[-1, :-1] = self._apart[:-1, -1] = away
@@ -143,7 +139,7 @@ class ShownMouths:
         The mouth is the kept one that fits best, its own where none is near in pose, warped for what is missing.
         """
         seen = self._last if self._last is not None and self._last.crop is crop else self._glance(crop)
-        distances = self._distances(seen.pose) if self._kept else np.zeros(0)
+        distances = self._distances(seen.pose)
         kept, opened = self._fitting(distances, shape), self._opened(distances, shape)
         wide = kept.width / self._mean_width if kept is not None else 1.0
         kept = kept or self._looked_at(seen)
@@ -187,7 +183,7 @@ class ShownMouths:
 
     def _distances(self, pose: np.ndarray) -> np.ndarray:
         """How far the kept mouths are from a pose (n,)."""
-        return pose_distances(pose, np.stack([kept.pose for kept in self._kept]))
+        return pose_distances(pose, np.array([kept.pose for kept in self._kept]).reshape(-1, *pose.shape))
 
     def _away(self, seen: Seen | Kept) -> np.ndarray:
         """How far the kept mouths are from one (n,), in pose and opening."""

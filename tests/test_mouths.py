@@ -5,17 +5,11 @@ import pytest
 from toy import CORNERS, LIPS
 
 from models.face_mesh import MIRRORED
-from mouths import (
-    Opened,
-    alignment,
-    gap_of,
-    moved_by,
-    opening_at,
-    points_moved_by,
-    widening_at,
-    with_gap,
-    with_whole_teeth,
-)
+from mouths import Opened, gap_of, opening_at, widening_at, with_gap, with_whole_teeth
+from poses import alignment, moved_by, points_moved_by
+
+SHUT = LIPS.copy()
+SHUT[[2, 3, 7, 8, 9, 10], 1] = 72 / 96  # inner lips that touch
 
 
 def drawn_face(gap: float = 2.0) -> np.ndarray:
@@ -118,33 +112,29 @@ def middle_of(face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_an_opened_mouth_shows_the_inside_of_one_that_is_open(gap):
     """Teeth hang from the upper lip; a tongue lies on the lower one, which hides it where the mouth is less open."""
     closed = drawn_face(0)
-    lips = LIPS.copy()
-    lips[[2, 3, 7, 8, 9, 10], 1] = 72 / 96
-    shown = with_gap(closed, lips, gap, 1.0, open_mouth())
+    shown = with_gap(closed, SHUT, gap, 1.0, open_mouth())
     white, blue = (rows[(rows > 66) & (rows < 85)] for rows in middle_of(shown))
     upper = 72 - 0.15 * gap
     assert abs(white[0] - upper) < 2.5 and 3 <= len(white) <= 5
     assert (len(blue) > 0) == (gap > 6) and (blue >= upper + gap - 4).all()
     if len(blue):  # where the other mouth is open less far, too
         assert (shown[white[-1] + 2 : blue[0] - 1, 48].max(1) < 90).all()
-    plain = with_gap(closed, lips, gap)
+    plain = with_gap(closed, SHUT, gap)
     assert not any(((rows > 66) & (rows < 85)).any() for rows in middle_of(plain))
     outside = np.ones((96, 96), bool)
     outside[64:90, 30:66] = False
     assert np.array_equal(shown[outside], plain[outside])
     for other in (open_mouth(scale=3), open_mouth(light=0.8)):
-        alike = np.abs(with_gap(closed, lips, gap, 1.0, other).astype(int) - shown)
+        alike = np.abs(with_gap(closed, SHUT, gap, 1.0, other).astype(int) - shown)
         assert alike.mean() < 0.5 and np.quantile(alike, 0.99) < 25
 
 
 def test_a_mouth_keeps_its_own_inside_where_it_has_one():
-    lips = LIPS.copy()
-    lips[[2, 3, 7, 8, 9, 10], 1] = 72 / 96
     narrow = Opened(drawn_face(2), LIPS)
     for face, its_lips, gap, opened in (
         (open_mouth().face, open_mouth().lips, 12, open_mouth(light=0.7)),  # nearly as open
         (open_mouth().face, open_mouth().lips, 2, open_mouth(light=0.7)),  # it closes
-        (drawn_face(0), lips, 10, narrow),  # what is to be seen in a slit does not fill an open mouth
+        (drawn_face(0), SHUT, 10, narrow),  # what is to be seen in a slit does not fill an open mouth
     ):
         assert np.array_equal(with_gap(face, its_lips, gap, 1.0, opened), with_gap(face, its_lips, gap))
 

@@ -126,8 +126,7 @@ def test_the_inside_is_that_of_a_mouth_which_opens_far_enough(shown_mouths, monk
     shown_mouths._kept = [kept._replace(visible=-1.0 if kept.opening > 0.1 else 1.0) for kept in shown_mouths._kept]
     shown_mouths.of(closed, wanted(40))
     assert inside[-1] == 150
-    for covered in range(len(shown_mouths._kept)):
-        shown_mouths._kept[covered] = shown_mouths._kept[covered]._replace(visible=-1.0)
+    shown_mouths._kept = [kept._replace(visible=-1.0) for kept in shown_mouths._kept]
     monkeypatch.undo()
     assert mouth_of(shown_mouths.of(closed, wanted(190))) == 190  # nothing is borrowed
 

@@ -18,11 +18,10 @@ from mouths import (
     misfits,
     opening_at,
     opening_of,
-    pose_distances,
-    pose_of,
     shaped_on,
     widening_at,
 )
+from poses import pose_distances, pose_of
 from training.clips import Clip
 
 MISS = 0.011  # standard deviation, in eye distances, of what a fitting reference's mouth misses its target's by

@@ -126,8 +126,8 @@ def run_step(step: Step, args: argparse.Namespace) -> None:
         return
     print(f"== {step.name}: {step.steps} steps of {step.script}", flush=True)
     argv = [step.script, "--data_root", args.data_root, "--filelists", args.filelists, "--checkpoint_dir", folder]
-    argv += ["--steps", step.steps, "--seed", step.seed, "--device", args.device]
-    argv += ["--precision", args.precision]
+    argv += ["--steps", step.steps, "--seed", step.seed]
+    argv += ["--device", args.device, "--precision", args.precision]
     argv += ["--hparams", step.hparams.format(compile=args.compile)]
     if step.expert:
         argv += ["--syncnet_checkpoint_path", best(args.runs, step.expert)]
