@@ -1,6 +1,5 @@
 """Mouths of pictures of faces: opened, closed, rounded, and put on another picture of the face in its pose."""
 
-import math
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,18 +20,20 @@ FALL = 0.4  # share of the way to the lower lip that it falls as a mouth closes:
 JAW, JAW_WIDTH = 0.9, 1.7  # how far the jaw follows the lower lip; its width over that of the inner lips
 CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
-# The dark of open mouths over the skin's blue, green and red: where the gap is wide, a little brighter than the darkest
-# of most real ones (0.17, 0.21, 0.44); where it is narrow, so dark that the eye and landmark models see it.
-WIDE, NARROW = (0.17, 0.20, 0.42), (0.11, 0.12, 0.26)
+# What is usually seen inside of open mouths: teeth, the dark behind, the tongue; and skin in the same light. BGR.
+TEETH, DARK, TONGUE, SKIN = np.array(((86, 92, 128), (25, 24, 70), (43, 41, 104), (84, 97, 149)), np.float32)
+TEETH_HEIGHT, TONGUE_HEIGHT = 0.24, 0.22  # in halves of the mouth's width
+TEETH_EDGE = 0.22  # the same: over which they fade
+NARROW_LIGHT = 0.6  # of it where the gap is narrow, so that the eye and landmark models see it
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 SLIT = 1.7  # the same: less is not as dark below teeth
 SHADE = 0.4  # of teeth between lips that have almost closed, over their light before
-FULL_COLOUR = 0.4  # from how much less blue than red in skin, over its red, a picture counts as coloured
-TONGUE = 0.6  # how much brighter it is at the lower lip, as a share
-# What is inside of another mouth of the video is seen, not at all up to the first number and alone from the second on:
+FULL_COLOUR = 0.2  # from how much less blue than red in skin, over its red, a picture counts as coloured
+# What another mouth of the video shows inside is seen, not at all up to the first number and alone from the second on:
 # by the share of an opening that is new; by how much farther that mouth is open, in pixels of a face 96 high; and by
 # the share of what is wanted that it is open.
-BORROWED, FARTHER, ENOUGH = (0.3, 0.7), (1.0, 2.5), (0.4, 0.7)
+NEW, FARTHER, ENOUGH = (0.3, 0.7), (1.0, 2.5), (0.4, 0.7)
+SHOWS = (1.5, 3.0)  # pixels of a face 96 high that a mouth is open: how much is to be seen in it, in the same way
 MOST_LIGHT = 1.5  # factor on the light of it, at most
 LOWER_LIP = [3, 9, 10]  # inner ones of `models.face_mesh.LIP_POINTS`
 COLUMNS = 13  # of a mouth in which the edge of the teeth is looked for
@@ -170,8 +171,8 @@ class Opened(NamedTuple):
 def with_gap(
     face: np.ndarray, lips: np.ndarray, gap: float, widening: float = 1.0, opened: Opened | None = None
 ) -> np.ndarray:
-    """The face with another gap between its inner lips: the picture is warped. Where a mouth opens it is dark, or shows
-    the inside of one that is open.
+    """The face with another gap between its inner lips: the picture is warped. Where a mouth opens, it shows the inside
+    of one that is open, or what mouths usually do.
 
     Where a mouth opens its upper teeth stay with the upper lip, where it closes with the nose; the jaw moves with the
     lower lip. Meant as what a generator is shown.
@@ -237,12 +238,12 @@ class Inside(NamedTuple):
     """What is seen between lips that open.
 
     Attributes:
-        colours: (h, w, 3) BGR, or (1, 1, 3) where all is alike.
-        borrowed: which share of it another mouth shows.
+        colours: (h, w, 3) BGR.
+        instead: which share of what the mouth shows itself it takes the place of.
     """
 
     colours: np.ndarray
-    borrowed: float
+    instead: float
 
 
 def _between_lips(
@@ -270,20 +271,27 @@ def _between_lips(
     light = 1 - (1 - SHADE) * closed * (1 - np.clip(room / (NARROW_GAP * unit), 0, 1))  # what is left between the lips
     upper *= (1 - (1 - light) * below_lip)[:, :, None]
     slit = np.clip((new_lower - top) / (SLIT * unit), 0, 1)
-    opened = np.maximum(slit * np.clip(y - top + 0.5, 0, 1), inside.borrowed * below_lip) * np.clip(room / unit, 0, 1)
-    depth = np.clip((y - top) / np.maximum(new_lower - top, unit), 0, 1)
-    tongue = 1 + (1 - inside.borrowed) * TONGUE * depth**4
-    upper += opened[:, :, None] * (tongue[:, :, None] * inside.colours.astype(np.float32) - upper)
+    opened = np.maximum(slit * np.clip(y - top + 0.5, 0, 1), inside.instead * below_lip) * np.clip(room / unit, 0, 1)
+    upper += opened[:, :, None] * (inside.colours.astype(np.float32) - upper)
     return (upper + np.clip(y - new_lower + 0.5, 0, 1)[:, :, None] * (lower - upper) + 0.5).clip(0, 255)
 
 
-def _dark_of(face: np.ndarray, gap: float) -> np.ndarray:
-    """The colour of the inside of a mouth in the light of a face: (3,) BGR. `gap`: in pixels of a face 96 high."""
+def _usual(face: np.ndarray, mouth: Lips, gap: float, x: np.ndarray, down: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """What mouths usually show inside, in the light of a face (H, W, 3): upper teeth, the tongue, and the dark between
+    them, (h, w, 3) float32 BGR. Arguments as for `_inside_of`, but `gap` in pixels of a face 96 high."""
+    across = (x - mouth.middle) / mouth.half
+    bow = np.maximum(1 - across * across, 0)
+    lower_edge = TEETH_HEIGHT * (0.6 + 0.4 * bow)
+    wide = _ramp(gap, (NARROW_GAP, WIDE_GAP))
+    teeth = (0.3 + 0.7 * wide) * np.clip((lower_edge - down / mouth.half) / TEETH_EDGE + 0.5, 0, 1)
+    tongue = np.clip(1 - (room - down) / (TONGUE_HEIGHT * mouth.half), 0, 1) * bow
+    shown = DARK + tongue[:, :, None] * (TONGUE - DARK)
+    shown += (np.sqrt(bow) * teeth)[:, :, None] * (TEETH - shown)
     skin = _skin(face)
+    shown *= np.sqrt(skin / SKIN * skin.mean() / SKIN.mean())  # half of the colour of skin is its light's
     colourful = np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1)
-    wide = np.clip((gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP), 0, 1)
-    dark = wide * np.array(WIDE) + (1 - wide) * np.array(NARROW)
-    return skin * (colourful * dark + (1 - colourful) * dark.mean())
+    shown = colourful * shown + (1 - colourful) * shown.mean(2, keepdims=True)
+    return (NARROW_LIGHT + (1 - NARROW_LIGHT) * wide) * shown
 
 
 def _skin(face: np.ndarray) -> np.ndarray:
@@ -301,25 +309,34 @@ def _inside_of(
     down: np.ndarray,
     room: np.ndarray,
 ) -> Inside:
-    """What is seen inside a mouth of a face (H, W, 3) that gets a gap: dark, and instead of that what an open one
+    """What is seen inside a mouth of a face (H, W, 3) that gets a gap: the usual, and instead of that what an open one
     shows, the more, the more is missing of its own. All maps (h, w); `x` are columns of the face, `down` how far below
     the upper lip, and `room` how far the lower lip is from that."""
     unit = face.shape[0] / 96
-    dark = _dark_of(face, gap / unit)[None, None]
+    own, wanted = mouth.gap / unit, gap / unit
+    usual, instead = _usual(face, mouth, wanted, x, down, room), _new(own, wanted) * (1 - _ramp(own, SHOWS))
     its = None if opened is None else Lips.of(opened.lips, *opened.face.shape[:2])
-    share = 0.0 if its is None else _share_borrowed(mouth.gap / unit, 96 / opened.face.shape[0] * its.gap, gap / unit)
+    share = 0.0 if its is None else _share_borrowed(own, 96 / opened.face.shape[0] * its.gap, wanted)
     if not share:
-        return Inside(dark, 0.0)
+        return Inside(usual, instead)
     shown, there = _shown_by(opened, its, face, mouth, x, down, room)
-    return Inside(dark + share * there[:, :, None] * (shown - dark), share)
+    return Inside(usual + share * there[:, :, None] * (shown - usual), max(share, instead))
 
 
 def _share_borrowed(own: float, its: float, wanted: float) -> float:
     """How much of what is between lips is that of an open mouth, in [0, 1], by the gaps of a mouth, of the open one,
     and the one that is wanted, in pixels of faces 96 high."""
-    wanted = max(1.0, wanted)
-    measures = (1 - own / wanted, BORROWED), (its - own, FARTHER), (its / wanted, ENOUGH)
-    return math.prod(min(1.0, max(0.0, (value - low) / (high - low))) for value, (low, high) in measures)
+    return _new(own, wanted) * _ramp(its - own, FARTHER) * _ramp(its / max(1.0, wanted), ENOUGH)
+
+
+def _new(own: float, wanted: float) -> float:
+    """How much of an opening counts as new, in [0, 1]."""
+    return _ramp(1 - own / max(1.0, wanted), NEW)
+
+
+def _ramp(value: float, ends: tuple[float, float]) -> float:
+    """0 up to the first of the ends, 1 from the second on."""
+    return min(1.0, max(0.0, (value - ends[0]) / (ends[1] - ends[0])))
 
 
 def _shown_by(

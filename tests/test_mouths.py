@@ -23,7 +23,8 @@ def drawn_face(gap: float = 2.0) -> np.ndarray:
 
 
 def gap_in(face: np.ndarray) -> int:
-    return int((face[60:90, 48].max(1) < 80).sum())
+    """Rows in the middle that are neither skin nor lips."""
+    return int((face[60:90, 48].max(1) < 110).sum())
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -52,16 +53,36 @@ def test_mouths_are_drawn_as_wide_as_asked_and_the_rest_stays(gap):
     assert changed[:, 0].min() > 58 and changed[:, 1].min() > 8 and changed[:, 1].max() < 87
 
 
-def test_an_opened_mouth_is_dark_in_the_light_and_colours_of_its_face():
-    def inside(skin: tuple[int, int, int], gap: float = 8) -> np.ndarray:
+def test_an_opened_mouth_shows_teeth_and_tongue_in_the_light_and_colours_of_its_face():
+    def inside(skin: tuple[int, int, int], gap: float = 12) -> np.ndarray:
         face = np.full((96, 96, 3), skin, np.uint8)
-        return with_gap(face, LIPS, gap)[66:80, 47:50].mean(1).min(0) / skin  # the darkest row
+        return with_gap(face, SHUT, gap)[60:90, 48].astype(float)[changed(face, gap)]
 
-    blue, green, red = inside((90, 115, 170))
-    assert blue < 0.3 and green < 0.3 and 0.4 < red < 0.6
-    np.testing.assert_allclose(inside((45, 58, 85)), (blue, green, red), atol=0.03)
-    assert np.ptp(inside((130, 130, 130))) < 0.01  # no colours where a picture has none
-    assert (inside((90, 115, 170), 5) < (blue, green, red)).all()  # what is narrow is darker
+    def changed(face: np.ndarray, gap: float) -> np.ndarray:
+        return (with_gap(face, SHUT, gap)[60:90, 48] != face[60:90, 48]).any(1)
+
+    rows = inside((90, 115, 170))
+    assert 10 <= len(rows) <= 14
+    teeth, dark, tongue = rows[2], rows[len(rows) // 2], rows[-3]
+    assert dark.mean() < 0.9 * tongue.mean() and tongue.mean() < 0.7 * teeth.mean()
+    assert np.ptp(teeth) < 0.5 * teeth.max() and np.ptp(tongue) > 0.5 * tongue.max()  # nearly white, and red
+    np.testing.assert_allclose(2 * inside((45, 57, 85)), rows, atol=6)
+    yellow = inside((50, 115, 170))
+    assert (yellow[:, 0] < rows[:, 0]).all() and (yellow[:, 0] > 0.6 * rows[:, 0]).all()
+    assert np.ptp(inside((130, 130, 130)), axis=1).max() <= 1  # no colours where a picture has none
+    assert inside((90, 115, 170), 4).mean() < 0.8 * rows.mean()  # what is narrow is darker
+
+
+def test_what_a_mouth_shows_itself_stays_unless_it_is_a_slit():
+    face = drawn_face(4)
+    y, x = np.mgrid[:96, :96]
+    own = (np.abs(y - 72) < 2) & (np.abs(x - 48) < 10)
+    face[own] = (255, 255, 0)
+    lips = LIPS.copy()
+    for gap, kept in ((1.0, False), (4.0, True)):
+        lips[[2, 7, 8], 1], lips[[3, 9, 10], 1] = (72 - gap / 2) / 96, (72 + gap / 2) / 96
+        cyan = (with_gap(face, lips, 12)[60:90, 48] == (255, 255, 0)).all(1)
+        assert cyan.any() == kept
 
 
 def smile(teeth_to: int) -> np.ndarray:
