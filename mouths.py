@@ -27,6 +27,7 @@ TEETH_EDGE = 0.22  # the same: over which they fade
 NARROW_LIGHT = 0.6  # of it where the gap is narrow, so that the eye and landmark models see it
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 SLIT = 1.7  # the same: less is not as dark below teeth
+SOFTNESS, MOST_SOFT = 0.8, 2.0  # of edges that are drawn, over the picture's; rows of a face 96 high, at most
 SHADE = 0.4  # of teeth between lips that have almost closed, over their light before
 FULL_COLOUR = 0.2  # from how much less blue than red in skin, over its red, a picture counts as coloured
 # What another mouth of the video shows inside is seen, not at all up to the first number and alone from the second on:
@@ -223,14 +224,15 @@ def with_gap(
     moved = cv2.remap(
         face, x, np.where(y < new_lower, above, beneath), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    between = (bow > 0) & (y > new_upper - 1) & (y < new_lower + 1)
+    soft = _softness(face, lips)
+    between = (bow > 0) & (y > new_upper - soft) & (y < new_lower + soft)
     rows, columns = (np.flatnonzero(between.any(axis)) for axis in (1, 0))
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         maps = (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper)
         x, y, above, beneath, top, new_lower, new_upper = (values[part] for values in maps)
         inside = _inside_of(face, mouth, gap, opened, x, y - new_upper, new_lower - new_upper)
-        moved[part] = _between_lips(face, inside, closed, unit, x, y, above, beneath, top, new_lower, new_upper)
+        moved[part] = _between_lips(face, inside, closed, unit, soft, x, y, above, beneath, top, new_lower, new_upper)
     return np.concatenate((face[:first], moved))
 
 
@@ -251,6 +253,7 @@ def _between_lips(
     inside: Inside,
     closed: float,
     unit: float,
+    soft: float,
     x: np.ndarray,
     y: np.ndarray,
     above: np.ndarray,
@@ -259,21 +262,22 @@ def _between_lips(
     new_lower: np.ndarray,
     new_upper: np.ndarray,
 ) -> np.ndarray:
-    """A window (h, w, 3) about an opened mouth, its edges without stairs: what has opened, from `top` (whatever was
-    inside hangs above) to the lower lip, has the colours `inside`. All maps (h, w); `above` and `beneath` the lower
-    lip's edge say which row of the face is seen. `closed` is the share of its gap by which the mouth closes."""
+    """A window (h, w, 3) about an opened mouth, its edges as soft as those of the picture: what has opened, from `top`
+    (whatever was inside hangs above) to the lower lip, has the colours `inside`. All maps (h, w); `above` and `beneath`
+    the lower lip's edge say which row of the face is seen. `closed` is the share of its gap by which the mouth closes,
+    `soft` how many rows edges take."""
     maps = (np.ascontiguousarray(values) for values in (above, beneath))
     x = np.ascontiguousarray(x)
     upper, lower = (
         cv2.remap(face, x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) for rows in maps
     )
-    room, below_lip = new_lower - new_upper, np.clip(y - new_upper + 0.5, 0, 1)
+    room, below_lip = new_lower - new_upper, np.clip((y - new_upper) / soft + 0.5, 0, 1)
     light = 1 - (1 - SHADE) * closed * (1 - np.clip(room / (NARROW_GAP * unit), 0, 1))  # what is left between the lips
     upper *= (1 - (1 - light) * below_lip)[:, :, None]
-    slit = np.clip((new_lower - top) / (SLIT * unit), 0, 1)
-    opened = np.maximum(slit * np.clip(y - top + 0.5, 0, 1), inside.instead * below_lip) * np.clip(room / unit, 0, 1)
+    new = np.clip((new_lower - top) / (SLIT * unit), 0, 1) * np.clip((y - top) / soft + 0.5, 0, 1)
+    opened = np.maximum(new, inside.instead * below_lip) * np.clip(room / unit, 0, 1)
     upper += opened[:, :, None] * (inside.colours.astype(np.float32) - upper)
-    return (upper + np.clip(y - new_lower + 0.5, 0, 1)[:, :, None] * (lower - upper) + 0.5).clip(0, 255)
+    return (upper + np.clip((y - new_lower) / soft + 0.5, 0, 1)[:, :, None] * (lower - upper) + 0.5).clip(0, 255)
 
 
 def _usual(face: np.ndarray, mouth: Lips, gap: float, x: np.ndarray, down: np.ndarray, room: np.ndarray) -> np.ndarray:
@@ -292,6 +296,21 @@ def _usual(face: np.ndarray, mouth: Lips, gap: float, x: np.ndarray, down: np.nd
     colourful = np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1)
     shown = colourful * shown + (1 - colourful) * shown.mean(2, keepdims=True)
     return (NARROW_LIGHT + (1 - NARROW_LIGHT) * wide) * shown
+
+
+def _softness(face: np.ndarray, lips: np.ndarray) -> float:
+    """Over how many rows an edge of a mouth's picture goes, 1 where it is sharp: less than its steepest edges do."""
+    height, width = face.shape[:2]
+    unit = height / 96
+    left, right = sorted(float(x) * width for x in lips[:2, 0])
+    top, bottom = float(lips[:, 1].min()) * height - 2 * unit, float(lips[:, 1].max()) * height + 2 * unit
+    quarter = (right - left) / 4
+    columns = face[max(0, round(top)) : round(bottom), max(0, round(left + quarter)) : round(right - quarter)]
+    if columns.shape[0] < 2 or not columns.shape[1]:
+        return 1.0
+    light = columns.mean(2)
+    rows = np.ptp(light, 0) / np.maximum(1e-3, np.abs(np.diff(light, axis=0)).max(0))
+    return float(np.clip(SOFTNESS * np.median(rows), 1, MOST_SOFT * unit))
 
 
 def _skin(face: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Mouths of pictures: opened, closed, widened, and brought to another pose."""
 
+import cv2
 import numpy as np
 import pytest
 from toy import CORNERS, LIPS
@@ -83,6 +84,18 @@ def test_what_a_mouth_shows_itself_stays_unless_it_is_a_slit():
         lips[[2, 7, 8], 1], lips[[3, 9, 10], 1] = (72 - gap / 2) / 96, (72 + gap / 2) / 96
         cyan = (with_gap(face, lips, 12)[60:90, 48] == (255, 255, 0)).all(1)
         assert cyan.any() == kept
+
+
+def test_edges_of_an_opened_mouth_are_as_soft_as_those_of_the_picture():
+    def steepest(blur: float) -> float:
+        face = drawn_face(0).repeat(4, 0).repeat(4, 1)
+        opened = with_gap(cv2.GaussianBlur(face, (0, 0), blur) if blur else face, SHUT, 40)
+        column = opened[305:335, 192].astype(float)  # from what is inside to the lower lip
+        redness = column[:, 2] - column[:, 1]
+        return np.abs(np.diff(redness)).max() / np.ptp(redness)
+
+    assert steepest(0) > 0.3
+    assert steepest(6) < 0.3 * steepest(0)
 
 
 def smile(teeth_to: int) -> np.ndarray:
