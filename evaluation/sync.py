@@ -74,6 +74,52 @@ def score(matrix: np.ndarray) -> SyncScore:
     return SyncScore(int(OFFSETS[lowest]), confidence, distance, len(matrix), tuple(curve.tolist()))
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What some windows say about the offset: their mean distance at each of `OFFSETS`.
+
+    Attributes:
+        curve: (31,) mean distances.
+        windows: how many.
+        spread: standard deviation of a window's distances over the offsets, averaged.
+    """
+
+    curve: np.ndarray
+    windows: int
+    spread: float
+
+    @classmethod
+    def of(cls, distances: np.ndarray) -> "Evidence":
+        """Of `distances` (windows, 31)."""
+        measured = score(distances)
+        return cls(np.array(measured.curve), measured.windows, float(np.nanmean(np.nanstd(distances, axis=1))))
+
+    @classmethod
+    def together(cls, parts: Sequence["Evidence"]) -> "Evidence":
+        """Of all windows of all parts."""
+        windows = np.array([part.windows for part in parts])
+        curves = np.stack([part.curve for part in parts])
+        weights = np.where(np.isfinite(curves), windows[:, None], 0)
+        curve = (np.nan_to_num(curves) * weights).sum(axis=0) / np.maximum(1, weights.sum(axis=0))
+        curve[weights.sum(axis=0) == 0] = np.nan
+        spread = float(np.average([part.spread for part in parts], weights=windows))
+        return cls(curve, int(windows.sum()), spread)
+
+    @property
+    def offset(self) -> int:
+        """Frames by which the sound is late, where the distance is lowest."""
+        return int(OFFSETS[np.nanargmin(self.curve)])
+
+    def confidence(self, offset: int, tolerance: int = 0) -> float:
+        """LSE-C at an offset, or the best within `tolerance` frames of it: how far it lies under the curve's median."""
+        near = np.abs(OFFSETS - offset) <= tolerance
+        return float(np.nanmedian(self.curve) - np.nanmin(self.curve[near]))
+
+    def z(self, confidence: float) -> float:
+        """A confidence in standard errors: chance stays below the same value for any number of windows."""
+        return confidence * np.sqrt(self.windows) / max(self.spread, 1e-9)
+
+
 @torch.inference_mode()
 def distances(
     expert: SyncNet_color, faces: Sequence[np.ndarray], mel: np.ndarray, fps: float, numbers: np.ndarray | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.sync import MAX_OFFSET, OFFSETS, score
+from evaluation.sync import MAX_OFFSET, Evidence
 
 NEAR_SECONDS = 60  # of sound on either side whose clips are taken to share an offset; if they do not tell, all do
 # Evidence that sound is right, in standard errors (see `Evidence.z`). Measured with the shipped expert and wrong sound
@@ -23,52 +23,6 @@ TOLERANCE = 1  # frames by which a clip may differ from the offset of its neighb
 SAME_TIME = 0.5  # share of the shorter of two clips that both show, from which only one can be of the speaker
 NOT_THE_SPEAKER = "not in sync: low confidence at every offset"
 ANOTHER_SPEAKS = "another face speaks"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What some windows say about the offset: their mean distance at each of `OFFSETS`.
-
-    Attributes:
-        curve: (31,) mean distances.
-        windows: how many.
-        spread: standard deviation of a window's distances over the offsets, averaged.
-    """
-
-    curve: np.ndarray
-    windows: int
-    spread: float
-
-    @classmethod
-    def of(cls, distances: np.ndarray) -> "Evidence":
-        """Of `evaluation.sync.distances` (windows, 31)."""
-        measured = score(distances)
-        return cls(np.array(measured.curve), measured.windows, float(np.nanmean(np.nanstd(distances, axis=1))))
-
-    @classmethod
-    def together(cls, parts: Sequence["Evidence"]) -> "Evidence":
-        """Of all windows of all parts."""
-        windows = np.array([part.windows for part in parts])
-        curves = np.stack([part.curve for part in parts])
-        weights = np.where(np.isfinite(curves), windows[:, None], 0)
-        curve = (np.nan_to_num(curves) * weights).sum(axis=0) / np.maximum(1, weights.sum(axis=0))
-        curve[weights.sum(axis=0) == 0] = np.nan
-        spread = float(np.average([part.spread for part in parts], weights=windows))
-        return cls(curve, int(windows.sum()), spread)
-
-    @property
-    def offset(self) -> int:
-        """Frames by which the sound is late, where the distance is lowest."""
-        return int(OFFSETS[np.nanargmin(self.curve)])
-
-    def confidence(self, offset: int, tolerance: int = 0) -> float:
-        """LSE-C at an offset, or the best within `tolerance` frames of it: how far it lies under the curve's median."""
-        near = np.abs(OFFSETS - offset) <= tolerance
-        return float(np.nanmedian(self.curve) - np.nanmin(self.curve[near]))
-
-    def z(self, confidence: float) -> float:
-        """A confidence in standard errors: chance stays below the same value for any number of windows."""
-        return confidence * np.sqrt(self.windows) / max(self.spread, 1e-9)
 
 
 @dataclass(frozen=True)
