@@ -6,7 +6,7 @@ mouths that the video has shown so far in about the frame's pose, the one that c
 speech sounds, opened and rounded by warping for what is missing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -96,6 +96,45 @@ class Kept(NamedTuple):
         return max(1e-3, abs(float(self.lips[1, 0] - self.lips[0, 0])))
 
 
+class Gallery:
+    """Mouths to speak with; what is asked of all at once is stacked.
+
+    Attributes:
+        kept: the n mouths.
+        openings, widths, visible: theirs (n,), see `Kept`; widths over their mean.
+        apart: (n, n) how far they are from one another, see `away`; from themselves infinitely far.
+    """
+
+    def __init__(self, kept: Sequence[Kept] = (), apart: np.ndarray | None = None) -> None:
+        self.kept, self.apart = tuple(kept), np.zeros((0, 0)) if apart is None else apart
+        self._poses = np.array([each.pose for each in kept])
+        numbers = [(each.opening, each.width, each.visible) for each in kept]
+        self.openings, widths, self.visible = np.array(numbers).reshape(-1, 3).T
+        self.mean_width = float(widths.mean()) if kept else 1.0
+        self.widths = widths / self.mean_width
+
+    def distances(self, pose: np.ndarray) -> np.ndarray:
+        """How far they are from a pose (n,)."""
+        return pose_distances(pose, self._poses) if self.kept else np.zeros(0)
+
+    def away(self, seen: Seen | Kept) -> np.ndarray:
+        """How far they are from one (n,), in pose and opening."""
+        return self.distances(seen.pose) + OPEN_COST * np.abs(self.openings - seen.opening)
+
+    def with_one(self, kept: Kept, away: np.ndarray) -> "Gallery":
+        """And one more, which is so far `away` from the others."""
+        apart = np.pad(self.apart, (0, 1), constant_values=np.inf)
+        apart[-1, :-1] = apart[:-1, -1] = away
+        return Gallery((*self.kept, kept), apart)
+
+    def without_one(self) -> "Gallery":
+        """Of the two that are most alike the one goes that is more likely covered."""
+        alike = np.unravel_index(self.apart.argmin(), self.apart.shape)
+        number = int(min(alike, key=lambda number: self.kept[number].visible))
+        left = np.arange(len(self.kept)) != number
+        return Gallery(self.kept[:number] + self.kept[number + 1 :], self.apart[left][:, left])
+
+
 class ShownMouths:
     """The mouths that the shot that a video is in has shown; so few that memory does not grow.
 
@@ -106,8 +145,7 @@ class ShownMouths:
     def __init__(self, img_size: tuple[int, int]) -> None:
         self.img_size = img_size
         self._mesh, self._cover = load_face_mesh(), load_mouth_cover()
-        self._kept: list[Kept] = []
-        self._apart = np.zeros((0, 0))  # how far the kept ones are from one another
+        self._gallery = Gallery()
         self._used: Kept | None = None
         self._inside: Kept | None = None
         self._last: Seen | None = None
@@ -120,17 +158,14 @@ class ShownMouths:
         """
         before, seen = self._last, self._glance(crop)
         if before is not None and pose_distances(seen.pose, before.pose[None])[0] > CUT:
-            self._kept, self._apart, self._used, self._inside = [], np.zeros((0, 0)), None, None
+            self._gallery, self._used, self._inside = Gallery(), None, None
         self._last = seen
-        away = self._away(seen)
+        away = self._gallery.away(seen)
         if len(away) and away.min() < NOVEL:
             return
-        self._kept.append(self._looked_at(seen))
-        self._apart = np.pad(self._apart, (0, 1), constant_values=np.inf)
-        self._apart[-1, :-1] = self._apart[:-1, -1] = away
-        if len(self._kept) > KEPT:
-            alike = np.unravel_index(self._apart.argmin(), self._apart.shape)
-            self._drop(int(min(alike, key=lambda number: self._kept[number].visible)))
+        self._gallery = self._gallery.with_one(self._looked_at(seen), away)
+        if len(self._gallery.kept) > KEPT:
+            self._gallery = self._gallery.without_one()
 
     def of(self, crop: np.ndarray, shape: Shape) -> np.ndarray:
         """A face that has been added, with a mouth of some shape: (h, w, 3) uint8 BGR, shrunk where it has more than
@@ -139,9 +174,9 @@ class ShownMouths:
         The mouth is the kept one that fits best, its own where none is near in pose, warped for what is missing.
         """
         seen = self._last if self._last is not None and self._last.crop is crop else self._glance(crop)
-        distances = self._distances(seen.pose)
+        distances = self._gallery.distances(seen.pose)
         kept, opened = self._fitting(distances, shape), self._opened(distances, shape)
-        wide = kept.width / self._mean_width if kept is not None else 1.0
+        wide = kept.width / self._gallery.mean_width if kept is not None else 1.0
         kept = kept or self._looked_at(seen)
         face = bounded(crop)
         gap = gap_of(shape.opening, self.img_size[1]) * face.shape[0] / self.img_size[0]
@@ -154,45 +189,28 @@ class ShownMouths:
     def _fitting(self, distances: np.ndarray, shape: Shape) -> Kept | None:
         """The kept mouth that fits best, if any is near in pose; the one that was used last or one like it, unless
         another is much better, since a mouth that changes shows. `distances` (n,) are theirs in pose."""
-        if not self._kept or distances.min() > FAR:
+        gallery = self._gallery
+        if not gallery.kept or distances.min() > FAR:
             return None
-        openings, widths, visible = np.array([(kept.opening, kept.width, kept.visible) for kept in self._kept]).T
-        costs = misfits(distances, openings, widths / self._mean_width, *shape)
-        costs += COVERED * np.maximum(0, -visible) - self._loyalty(self._used)
+        costs = misfits(distances, gallery.openings, gallery.widths, *shape)
+        costs += COVERED * np.maximum(0, -gallery.visible) - self._loyalty(self._used)
         costs[distances > FAR] = np.inf
-        self._used = self._kept[int(costs.argmin())]
+        self._used = gallery.kept[int(costs.argmin())]
         return self._used
 
     def _opened(self, distances: np.ndarray, shape: Shape) -> Opened | None:
         """The kept mouth whose inside fits best, in the same way, of those that nothing is before."""
-        openings, visible = np.array([(kept.opening, kept.visible) for kept in self._kept]).reshape(-1, 2).T
-        if not (visible > 0).any():
+        gallery = self._gallery
+        if not (gallery.visible > 0).any():
             return None
-        costs = inside_misfits(distances, openings, shape.opening) - self._loyalty(self._inside)
-        costs[visible <= 0] = np.inf
-        self._inside = self._kept[int(costs.argmin())]
+        costs = inside_misfits(distances, gallery.openings, shape.opening) - self._loyalty(self._inside)
+        costs[gallery.visible <= 0] = np.inf
+        self._inside = gallery.kept[int(costs.argmin())]
         return Opened(self._inside.crop, self._inside.lips)
 
     def _loyalty(self, used: Kept | None) -> np.ndarray | float:
         """By how much the kept mouths are better for being the one that was used last, or like it."""
-        return 0.0 if used is None else LOYALTY * np.clip(1 - self._away(used) / ALIKE, 0, 1)
-
-    @property
-    def _mean_width(self) -> float:
-        return float(np.mean([kept.width for kept in self._kept]))
-
-    def _distances(self, pose: np.ndarray) -> np.ndarray:
-        """How far the kept mouths are from a pose (n,)."""
-        return pose_distances(pose, np.array([kept.pose for kept in self._kept]).reshape(-1, *pose.shape))
-
-    def _away(self, seen: Seen | Kept) -> np.ndarray:
-        """How far the kept mouths are from one (n,), in pose and opening."""
-        openings = np.array([kept.opening for kept in self._kept])
-        return self._distances(seen.pose) + OPEN_COST * np.abs(openings - seen.opening)
-
-    def _drop(self, number: int) -> None:
-        del self._kept[number]
-        self._apart = np.delete(np.delete(self._apart, number, 0), number, 1)
+        return 0.0 if used is None else LOYALTY * np.clip(1 - self._gallery.away(used) / ALIKE, 0, 1)
 
     def _glance(self, crop: np.ndarray) -> Seen:
         return Seen(crop, self.img_size, self._mesh)

@@ -123,10 +123,12 @@ def test_the_inside_is_that_of_a_mouth_which_opens_far_enough(shown_mouths, monk
     shown_mouths.of(closed, wanted(40))
     shown_mouths.of(closed, wanted(170))
     assert inside == [150, 40, 150]  # the last time it is open enough, and nearer
-    shown_mouths._kept = [kept._replace(visible=-1.0 if kept.opening > 0.1 else 1.0) for kept in shown_mouths._kept]
+    gallery = shown_mouths._gallery
+    of_closed = [kept._replace(visible=-1.0 if kept.opening > 0.1 else 1.0) for kept in gallery.kept]
+    shown_mouths._gallery = reference.Gallery(of_closed, gallery.apart)
     shown_mouths.of(closed, wanted(40))
     assert inside[-1] == 150
-    shown_mouths._kept = [kept._replace(visible=-1.0) for kept in shown_mouths._kept]
+    shown_mouths._gallery = reference.Gallery([kept._replace(visible=-1.0) for kept in gallery.kept], gallery.apart)
     monkeypatch.undo()
     assert mouth_of(shown_mouths.of(closed, wanted(190))) == 190  # nothing is borrowed
 
@@ -152,24 +154,23 @@ def test_no_more_mouths_are_kept_than_tell_one_from_another(shown_mouths, monkey
     for _ in range(3):
         for mouth in (180, 178, 20, 100):
             shown_mouths.add(face_with(mouth))
-    assert [mouth_of(kept.crop) for kept in shown_mouths._kept] == [180, 20, 100]
+    assert [mouth_of(kept.crop) for kept in shown_mouths._gallery.kept] == [180, 20, 100]
     monkeypatch.setattr(reference, "KEPT", 3)
     shown_mouths.add(face_with(132))  # 100 is the one that is most like it
-    kept = {mouth_of(kept.crop) for kept in shown_mouths._kept}
+    kept = {mouth_of(kept.crop) for kept in shown_mouths._gallery.kept}
     assert len(kept) == 3 and {180, 20} < kept
     monkeypatch.undo()
     monkeypatch.setattr(reference, "CUT", np.inf)
     rng = np.random.default_rng(0)
     for _ in range(6 * KEPT):
         shown_mouths.add(face_with(int(rng.integers(0, 200)), by=int(rng.integers(0, 50))))
-    assert len(shown_mouths._kept) == KEPT == len(shown_mouths._apart)
-    apart = [
-        [reference.pose_distances(a.pose, b.pose[None])[0] for b in shown_mouths._kept] for a in shown_mouths._kept
-    ]
-    openings = np.array([kept.opening for kept in shown_mouths._kept])
+    gallery = shown_mouths._gallery
+    assert len(gallery.kept) == KEPT == len(gallery.apart)
+    apart = [[reference.pose_distances(a.pose, b.pose[None])[0] for b in gallery.kept] for a in gallery.kept]
+    openings = np.array([kept.opening for kept in shown_mouths._gallery.kept])
     expected = np.array(apart) + reference.OPEN_COST * np.abs(openings[:, None] - openings)
     np.fill_diagonal(expected, np.inf)
-    np.testing.assert_allclose(shown_mouths._apart, expected, rtol=1e-4)
+    np.testing.assert_allclose(gallery.apart, expected, rtol=1e-4)
 
 
 def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(shown_mouths):
@@ -177,7 +178,7 @@ def test_another_shot_starts_anew_and_far_poses_keep_their_own_mouth(shown_mouth
     turned = face_with(10, seed=2)
     assert mouth_of(shown_mouths.of(turned, wanted(150))) == 10
     shown_mouths.add(turned)
-    assert len(shown_mouths._kept) == 1
+    assert len(shown_mouths._gallery.kept) == 1
     assert mouth_of(shown_mouths.of(face_with(60, seed=2), wanted(60))) == 10
 
 
