@@ -18,22 +18,21 @@ import crops
 from models.checkpoint import load_face_mesh, load_heard_shape, load_mouth_cover
 from models.face_mesh import LIP_POINTS, FaceMesh
 from models.speech_shape import windows_along, windows_so_far
-from mouths import (
+from mouths.insides import Opened
+from mouths.lips import with_whole_teeth
+from mouths.poses import pose_distances, pose_of
+from mouths.shapes import (
     OPEN_COST,
     OPENINGS_IN_TALKS,
     WIDTHS,
-    Opened,
     gap_of,
     inside_misfits,
     misfits,
     opening_at,
     opening_of,
-    shaped_on,
     widening_at,
-    with_gap,
-    with_whole_teeth,
 )
-from poses import pose_distances, pose_of
+from mouths.warping import shaped_on, with_gap
 
 KEPT = 64  # mouths that a video has shown, at most
 NOVEL = 3.0  # how far from all that are kept, in pose and opening, a mouth is that is kept, too: see `ShownMouths.add`

@@ -6,8 +6,11 @@ import pytest
 from toy import CORNERS, LIPS
 
 from models.face_mesh import MIRRORED
-from mouths import Opened, gap_of, opening_at, widening_at, with_gap, with_whole_teeth
-from poses import alignment, moved_by, points_moved_by
+from mouths.insides import Opened
+from mouths.lips import with_whole_teeth
+from mouths.poses import alignment, moved_by, points_moved_by
+from mouths.shapes import gap_of, opening_at, widening_at
+from mouths.warping import with_gap
 
 SHUT = LIPS.copy()
 SHUT[[2, 3, 7, 8, 9, 10], 1] = 72 / 96  # inner lips that touch

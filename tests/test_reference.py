@@ -6,7 +6,6 @@ import pytest
 from inference_setup import Painter, make_inputs, options, stand_in
 from toy import LIPS
 
-import mouths
 from audio import load_wav, save_wav, speech_spectrogram
 from crops import cut, fit
 from errors import InputError
@@ -22,12 +21,8 @@ from lipsync.video import FrameReader
 from models import Wav2Lip
 from models.checkpoint import load_face_mesh, load_generator, save_checkpoint
 from models.face_mesh import INNER_LIPS, POINTS
-from mouths import (
-    OPENINGS_IN_TALKS,
-    gap_of,
-    opening_of,
-    widening_at,
-)
+from mouths import warping
+from mouths.shapes import OPENINGS_IN_TALKS, gap_of, opening_of, widening_at
 
 
 class KnownLips:
@@ -98,7 +93,7 @@ def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
     """Two mouths, a third and four tenths of the face wide, each opened as asked and widened by what it lacks."""
     asked, lips = [], {180: LIPS, 100: LIPS + (LIPS - 0.5) * (0.2, 0)}
     monkeypatch.setattr(KnownLips, "lips_of", lambda _, face, points: lips[mouth_of(face)].copy())
-    for module in (reference, mouths):
+    for module in (reference, warping):
         monkeypatch.setattr(module, "with_gap", lambda face, lips, *shape: asked.append(shape[:2]) or face)
     for mouth in lips:
         shown_mouths.add(face_with(mouth))
@@ -113,7 +108,7 @@ def test_what_a_mouth_lacks_is_warped(shown_mouths, monkeypatch):
 def test_the_inside_is_that_of_a_mouth_which_opens_far_enough(shown_mouths, monkeypatch):
     """Pose counts less for it than for lips, and a covered mouth not at all."""
     inside = []
-    for module in (reference, mouths):
+    for module in (reference, warping):
         monkeypatch.setattr(module, "with_gap", lambda face, *shape: inside.append(mouth_of(shape[-1].face)) or face)
     closed, half, open_ = face_with(190), face_with(150, by=2), face_with(40, by=14)
     for face in (closed, half):

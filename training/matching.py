@@ -10,18 +10,10 @@ from errors import InputError
 from hparams import HParams
 from models.checkpoint import load_face_mesh, load_heard_shape
 from models.speech_shape import heard_along
-from mouths import (
-    WIDTHS,
-    Opened,
-    gap_of,
-    inside_misfits,
-    misfits,
-    opening_at,
-    opening_of,
-    shaped_on,
-    widening_at,
-)
-from poses import pose_distances, pose_of
+from mouths.insides import Opened
+from mouths.poses import pose_distances, pose_of
+from mouths.shapes import WIDTHS, gap_of, inside_misfits, misfits, opening_at, opening_of, widening_at
+from mouths.warping import shaped_on
 from training.clips import Clip
 
 MISS = 0.011  # standard deviation, in eye distances, of what a fitting reference's mouth misses its target's by
@@ -41,7 +33,7 @@ class FittingReferences:
     """References whose mouth is about as open and wide as the target's, in the target's pose: what inference shows a
     generator whose `reference` is "fitting" (`lipsync.reference`).
 
-    The mouth is that of the clip's frame that fits best, see `mouths.misfits`, opened, closed and widened as the
+    The mouth is that of the clip's frame that fits best, see `mouths.shapes.misfits`, opened, closed and widened as the
     target's.
 
     Args:
