@@ -11,7 +11,7 @@ from mouths.lips import Lips
 TEETH, DARK, TONGUE, SKIN = np.array(((86, 92, 128), (25, 24, 70), (43, 41, 104), (84, 97, 149)), np.float32)
 TEETH_HEIGHT, TONGUE_HEIGHT = 0.24, 0.22  # in halves of the mouth's width
 TEETH_EDGE = 0.22  # the same: over which they fade
-# Where the gap is narrow, so that the eye and landmark models see it: light over that elsewhere, and the share of teeth.
+# Where the gap is narrow, so that the eye and landmark models see it: light over that elsewhere, share of the teeth.
 NARROW_LIGHT, NARROW_TEETH = 0.6, 0.3
 WIDE_GAP, NARROW_GAP = 7, 4  # pixels of a face 96 high
 FULL_COLOUR = 0.2  # from how much less blue than red in skin, over its red, a picture counts as coloured
