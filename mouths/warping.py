@@ -9,6 +9,7 @@ from mouths.poses import alignment, points_moved_by, with_mouth_of
 
 UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
 FALL = 0.4  # share of the way to the lower lip that it falls as a mouth closes: over the teeth, which stay
+CORNER = 1.12  # halves of the mouth's width to where mouths close: its dark corners lie beyond the landmarks
 JAW, JAW_WIDTH = 0.9, 1.7  # how far the jaw follows the lower lip; its width over that of the inner lips
 CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
@@ -37,6 +38,8 @@ def with_gap(
     unit = height / 96
     gap, widening = float(gap), float(widening)
     mouth = Lips.of(lips, height, width)
+    if gap < mouth.gap:
+        mouth = mouth._replace(half=CORNER * mouth.half)
     highest = float(lips[:3, 1].min()) * height - (NOSE + 2) * unit  # all above stays
     first = int(np.clip(highest - UPPER_SHARE * max(gap, 0.0), 0, height - 1))
     y, x = np.mgrid[first:height, :width].astype(np.float32)

@@ -44,6 +44,15 @@ def test_mouths_are_opened_as_far_as_asked_and_closed(scale):
     assert np.abs(kept.astype(int) - face).mean() < 1
 
 
+def test_no_dark_corners_are_left_of_a_mouth_that_closes():
+    face, (y, x) = drawn_face(4), np.mgrid[:96, :96]
+    corners = (np.abs(np.abs(x - 48) - 15.5) < 1.6) & (np.abs(y - 72) < 1)
+    face[corners] = (20, 20, 20)
+    closed = with_gap(face, LIPS, 0)
+    assert face[corners].max() == 20 and closed[corners].max(1).min() > 40
+    np.testing.assert_allclose(with_gap(face, LIPS, 1.999).astype(int), with_gap(face, LIPS, 2.001), atol=8)
+
+
 @pytest.mark.parametrize("gap", [2, 6])
 def test_mouths_are_drawn_as_wide_as_asked_and_the_rest_stays(gap):
     def width_of(face: np.ndarray) -> int:
