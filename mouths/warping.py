@@ -9,7 +9,7 @@ from mouths.poses import alignment, points_moved_by, with_mouth_of
 
 UPPER_SHARE = 0.15  # of an opening, by which the upper lip rises
 FALL = 0.4  # share of the way to the lower lip that it falls as a mouth closes: over the teeth, which stay
-CORNER = 1.12  # halves of the mouth's width to where mouths close: its dark corners lie beyond the landmarks
+CORNER = 0.12  # of half a mouth's width, by which a mouth closes beyond its inner corners: they are dark, too
 JAW, JAW_WIDTH = 0.9, 1.7  # how far the jaw follows the lower lip; its width over that of the inner lips
 CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a change of its width fades
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
@@ -38,8 +38,9 @@ def with_gap(
     unit = height / 96
     gap, widening = float(gap), float(widening)
     mouth = Lips.of(lips, height, width)
-    if gap < mouth.gap:
-        mouth = mouth._replace(half=CORNER * mouth.half)
+    change = gap - mouth.gap
+    closed = min(1.0, max(0.0, -change / max(unit, mouth.gap)))  # share of the gap
+    mouth = mouth._replace(half=(1 + CORNER * closed) * mouth.half)
     highest = float(lips[:3, 1].min()) * height - (NOSE + 2) * unit  # all above stays
     first = int(np.clip(highest - UPPER_SHARE * max(gap, 0.0), 0, height - 1))
     y, x = np.mgrid[first:height, :width].astype(np.float32)
@@ -49,15 +50,12 @@ def with_gap(
     bow = np.maximum(1 - np.square(across), 0)  # 0 from the inner corners on
     upper = mouth.row(mouth.upper, x)
     lower = np.maximum(mouth.row(mouth.lower, x), upper)
-    change = gap - mouth.gap
-    closed = 0.0  # share of the gap
     if change > 0:
         rise, round_bow = UPPER_SHARE * change, np.sqrt(bow)  # mouths get rounder as they open
         lifted, drop = rise * round_bow, change - rise
         new_upper = upper - lifted
         new_lower = np.maximum(lower + drop * round_bow, new_upper)
     else:  # along the upper lip's edge a smile would turn down: both lips move, everywhere by the same share
-        closed = min(1.0, -change / max(unit, mouth.gap))
         lifted, drop = -FALL * closed * (lower - upper), (1 - FALL) * change
         new_upper = upper - lifted
         new_lower = new_upper + (1 - closed) * (lower - upper)
