@@ -1,5 +1,7 @@
 """Mouths of pictures of faces: opened, closed, rounded, and put on another picture of the face in its pose."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -68,8 +70,9 @@ def with_gap(
     # and not what lies at their very edges either, which is both.
     hidden = np.clip(lower - upper, 0, unit) * np.clip(1 - (new_lower - new_upper) / unit, 0, 1)
     lip_above = np.minimum(y + lifted * fading, upper - hidden)
-    above = np.where(y <= new_upper + hidden, lip_above, y + np.maximum(lifted, 0))  # of the lower lip
+    hanging = y + np.maximum(lifted, 0)
     beneath = np.maximum(y - ((1 - below) * (new_lower - lower) + below * jaw) * chin, lower + hidden)
+    above = np.where(y <= new_upper + hidden, lip_above, hanging)
     moved = cv2.remap(
         face, x, np.where(y < new_lower, above, beneath), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
@@ -78,43 +81,58 @@ def with_gap(
     rows, columns = (np.flatnonzero(between.any(axis)) for axis in (1, 0))
     if len(rows):
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        maps = (x, y, above, beneath, new_upper + lower - upper, new_lower, new_upper)
-        x, y, above, beneath, top, new_lower, new_upper = (values[part] for values in maps)
-        inside = inside_of(face, mouth, gap, opened, x, y - new_upper, new_lower - new_upper)
-        moved[part] = _between_lips(face, inside, closed, unit, soft, x, y, above, beneath, top, new_lower, new_upper)
+        maps = (x, y, lip_above, hanging, beneath, new_upper, new_upper + hidden, new_upper + lower - upper, new_lower)
+        window = _Window(*(np.ascontiguousarray(values[part], np.float32) for values in maps))
+        down, room = window.y - window.upper, window.lower - window.upper
+        inside = inside_of(face, mouth, gap, opened, window.x, down, room)
+        moved[part] = _between_lips(face, inside, window, closed, unit, soft)
     return np.concatenate((face[:first], moved))
 
 
+class _Window(NamedTuple):
+    """Maps (h, w) of a window about an opened mouth.
+
+    Attributes:
+        x, y: the places.
+        lip, hanging, beneath: which rows of the face are seen: of the upper lip; of what hangs below it; from the lower
+            lip on.
+        upper, edge, top, lower: rows of what is made: the upper lip's edge, where what hangs below it begins and ends,
+            and the lower lip's edge.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    lip: np.ndarray
+    hanging: np.ndarray
+    beneath: np.ndarray
+    upper: np.ndarray
+    edge: np.ndarray
+    top: np.ndarray
+    lower: np.ndarray
+
+
 def _between_lips(
-    face: np.ndarray,
-    inside: Inside,
-    closed: float,
-    unit: float,
-    soft: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    above: np.ndarray,
-    beneath: np.ndarray,
-    top: np.ndarray,
-    new_lower: np.ndarray,
-    new_upper: np.ndarray,
+    face: np.ndarray, inside: Inside, window: _Window, closed: float, unit: float, soft: float
 ) -> np.ndarray:
-    """A window (h, w, 3) about an opened mouth, its edges as soft as those of the picture: what has opened, from `top`
-    (whatever was inside hangs above) to the lower lip, has the colours `inside`. All maps (h, w); `above` and `beneath`
-    the lower lip's edge say which row of the face is seen. `closed` is the share of its gap by which the mouth closes,
-    `soft` how many rows edges take."""
-    maps = (np.ascontiguousarray(values) for values in (above, beneath))
-    x = np.ascontiguousarray(x)
-    upper, lower = (
-        cv2.remap(face, x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32) for rows in maps
-    )
-    room, below_lip = new_lower - new_upper, np.clip((y - new_upper) / soft + 0.5, 0, 1)
+    """A window (h, w, 3) about an opened mouth, its edges as soft as those of the picture, which take `soft` rows: what
+    has opened has the colours `inside`. `closed` is the share of its gap by which the mouth closes."""
+
+    def seen(rows: np.ndarray) -> np.ndarray:
+        return cv2.remap(face, window.x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+
+    def below(edge: np.ndarray) -> np.ndarray:
+        return np.clip((window.y - edge) / soft + 0.5, 0, 1)
+
+    shown = seen(window.lip)
+    shown += below(window.edge)[:, :, None] * (seen(window.hanging) - shown)
+    room, below_lip = window.lower - window.upper, below(window.upper)
     light = 1 - (1 - SHADE) * closed * (1 - np.clip(room / (NARROW_GAP * unit), 0, 1))  # what is left between the lips
-    upper *= (1 - (1 - light) * below_lip)[:, :, None]
-    new = np.clip((new_lower - top) / (SLIT * unit), 0, 1) * np.clip((y - top) / soft + 0.5, 0, 1)
+    shown *= (1 - (1 - light) * below_lip)[:, :, None]
+    new = np.clip((window.lower - window.top) / (SLIT * unit), 0, 1) * below(window.top)
     opened = np.maximum(new, inside.instead * below_lip) * np.clip(room / unit, 0, 1)
-    upper += opened[:, :, None] * (inside.colours.astype(np.float32) - upper)
-    return (upper + np.clip((y - new_lower) / soft + 0.5, 0, 1)[:, :, None] * (lower - upper) + 0.5).clip(0, 255)
+    shown += opened[:, :, None] * (inside.colours.astype(np.float32) - shown)
+    shown += below(window.lower)[:, :, None] * (seen(window.beneath) - shown)
+    return (shown + 0.5).clip(0, 255)
 
 
 def _softness(face: np.ndarray, lips: np.ndarray) -> float:

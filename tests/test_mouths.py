@@ -44,6 +44,15 @@ def test_mouths_are_opened_as_far_as_asked_and_closed(scale):
     assert np.abs(kept.astype(int) - face).mean() < 1
 
 
+def test_no_stairs_are_seen_between_teeth_and_lips_that_close():
+    face = cv2.GaussianBlur(smile(teeth_to=77), (0, 0), 1)
+    lips = with_whole_teeth(face, LIPS)
+    lips[[2, 7, 8], 1] = np.array((69, 69.75, 69.75)) / 96  # where the teeth begin
+    for gap in (1.5, 3.6, 4.2, 6):
+        made = with_gap(face, lips, gap)[60:90, 34:63].astype(int)
+        assert np.abs(np.diff(made, axis=1)).max() < 35  # along edges that are nearly level
+
+
 def test_no_dark_corners_are_left_of_a_mouth_that_closes():
     face, (y, x) = drawn_face(4), np.mgrid[:96, :96]
     corners = (np.abs(np.abs(x - 48) - 15.5) < 1.6) & (np.abs(y - 72) < 1)
