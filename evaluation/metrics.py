@@ -47,9 +47,10 @@ def ssim_lower(generated: Tensor, truth: Tensor) -> Tensor:
     scikit-image's, for batches and on any device, where training needs no further package.
     """
     a, b = (lower_half(faces.float()).transpose(1, 2).flatten(0, 2)[:, None] for faces in (generated, truth))
-    a_mean, b_mean = _blurred(a), _blurred(b)
-    a_var, b_var = _blurred(a * a) - a_mean**2, _blurred(b * b) - b_mean**2
-    covariance = _blurred(a * b) - a_mean * b_mean
+    with torch.autocast(generated.device.type, enabled=False):  # variances are small differences of large numbers
+        a_mean, b_mean = _blurred(a), _blurred(b)
+        a_var, b_var = _blurred(a * a) - a_mean**2, _blurred(b * b) - b_mean**2
+        covariance = _blurred(a * b) - a_mean * b_mean
     c1, c2 = (k**2 for k in SSIM_K)
     likeness = (2 * a_mean * b_mean + c1) * (2 * covariance + c2)
     return (likeness / ((a_mean**2 + b_mean**2 + c1) * (a_var + b_var + c2))).mean()

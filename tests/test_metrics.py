@@ -31,6 +31,8 @@ def test_ssim_is_that_of_scikit_image(size):
     settings = {"data_range": 1.0, "channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False}
     expected = np.mean([structural_similarity(x, y, **settings) for x, y in pairs])
     assert float(metrics.ssim_lower(a, b)) == pytest.approx(expected, abs=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # as training validates with --precision bf16
+        assert float(metrics.ssim_lower(a, b)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_sharpness_falls_with_blur_and_forgives_light():
