@@ -17,6 +17,7 @@ CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a chang
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
 SLIT = 1.7  # the same: less is not as dark below teeth
 SOFTNESS, MOST_SOFT = 0.8, 2.0  # of edges that are drawn, over the picture's; rows of a face 96 high, at most
+LINE = 0.2  # how much darker it is where lips meet, as a share
 SHADE = 0.4  # of teeth between lips that have almost closed, over their light before
 
 
@@ -120,8 +121,8 @@ def _between_lips(
     def seen(rows: np.ndarray) -> np.ndarray:
         return cv2.remap(face, window.x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
-    def below(edge: np.ndarray) -> np.ndarray:
-        return np.clip((window.y - edge) / soft + 0.5, 0, 1)
+    def below(edge: np.ndarray, rows: float = soft) -> np.ndarray:
+        return np.clip((window.y - edge) / rows + 0.5, 0, 1)
 
     shown = seen(window.lip)
     shown += below(window.edge)[:, :, None] * (seen(window.hanging) - shown)
@@ -132,7 +133,10 @@ def _between_lips(
     opened = np.maximum(new, inside.instead * below_lip) * np.clip(room / unit, 0, 1)
     shown += opened[:, :, None] * (inside.colours.astype(np.float32) - shown)
     shown += below(window.lower)[:, :, None] * (seen(window.beneath) - shown)
-    return (shown + 0.5).clip(0, 255)
+    across = below(window.lower, max(soft, unit))  # the line where lips meet
+    met = closed * np.clip(window.top - window.upper, 0, unit) / unit * np.clip(1 - room / unit, 0, 1)
+    line = LINE * met * 4 * across * (1 - across)
+    return (shown * (1 - line)[:, :, None] + 0.5).clip(0, 255)
 
 
 def _softness(face: np.ndarray, lips: np.ndarray) -> float:
