@@ -17,7 +17,7 @@ CHEEK = 1.2  # halves of the mouth's width beyond its corner, over which a chang
 NOSE, LIP = 10, 9  # pixels of a face 96 high: up to the nose, which stays; from the inner edge of the lip to the jaw
 SLIT = 1.7  # the same: less is not as dark below teeth
 SOFTNESS, MOST_SOFT = 0.8, 2.0  # of edges that are drawn, over the picture's; rows of a face 96 high, at most
-LINE = 0.2  # how much darker it is where lips meet, as a share
+LINE = 0.3  # how much darker it is where lips meet, as a share
 SHADE = 0.4  # of teeth between lips that have almost closed, over their light before
 
 
