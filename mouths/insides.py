@@ -92,7 +92,7 @@ def _usual(face: np.ndarray, mouth: Lips, gap: float, x: np.ndarray, down: np.nd
 def _skin(face: np.ndarray) -> np.ndarray:
     """The colour of nose and cheeks (3,) BGR."""
     height, width = face.shape[:2]
-    return face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3].mean((0, 1))
+    return np.array(cv2.mean(face[height * 5 // 12 : height * 7 // 12, width // 3 : width * 2 // 3])[:3])
 
 
 def _shown_by(

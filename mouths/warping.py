@@ -149,7 +149,7 @@ def _softness(face: np.ndarray, lips: np.ndarray) -> float:
     columns = face[max(0, round(top)) : round(bottom), max(0, round(left + quarter)) : round(right - quarter)]
     if columns.shape[0] < 2 or not columns.shape[1]:
         return 1.0
-    light = columns.mean(2)
+    light = columns[:, :, 1].astype(np.float32)
     rows = np.ptp(light, 0) / np.maximum(1e-3, np.abs(np.diff(light, axis=0)).max(0))
     return float(np.clip(SOFTNESS * np.median(rows), 1, MOST_SOFT * unit))
 
