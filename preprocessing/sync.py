@@ -14,9 +14,9 @@ import numpy as np
 from evaluation.sync import MAX_OFFSET, Evidence
 
 NEAR_SECONDS = 60  # of sound on either side whose clips are taken to share an offset; if they do not tell, all do
-# Evidence that sound is right, in standard errors (see `Evidence.z`). Measured with the shipped expert and wrong sound
-# of 2 to 10 seconds: at the best of all offsets 95 % of it stays under 7.1 and 99 % under 8.4; at one offset known
-# beforehand 95 % stays under 4.1 and 99 % under 6.1. Of right sound 95 % is over 8.4 and over 7.5.
+# Evidence that sound is right, in standard errors (see `Evidence.z`). By `evaluation.chance` with the shipped expert,
+# wrong sound of 2 to 10 seconds: at the best of all offsets 95 % of it stays under 7.1 and 99 % under 8.3; within a
+# frame of one known beforehand 95 % stays under 4.5 and 99 % under 7.3. Of right sound 95 % is over 7.9.
 CHANCE_ANYWHERE = 7.5
 CHANCE_THERE = 5.0
 TOLERANCE = 1  # frames by which a clip may differ from the offset of its neighbours
