@@ -18,7 +18,7 @@ from tqdm import tqdm
 import audio
 from errors import InputError, run_script
 from evaluation import sync
-from evaluation.sync import Evidence
+from evaluation.sync import TOLERANCE, Evidence
 from hparams import hparams
 from models import SyncNet_color
 from models.checkpoint import DEFAULT_EXPERT, load_expert
@@ -26,7 +26,6 @@ from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 
 QUANTILES = (0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99)
-TOLERANCE = 1  # frames about an offset that is known beforehand
 MEASURES = ("z anywhere", "z at 0", "confidence")
 
 
@@ -105,15 +104,13 @@ def main() -> None:
     args = parser.parse_args()
     expert, fps = load_expert(args.expert), data_fps(args.data_root, args.split)
     clips = load_clips(args.data_root, args.split, hparams.override(f"fps={fps}"), 0, args.filelists)
-    spoken = tracks(clips, fps, expert.img_size, args.longest)
-    if unknown := set(args.speakers or ()) - set(spoken):
-        raise InputError(f"--speakers {' '.join(sorted(unknown))}: there are {' '.join(spoken)}")
+    speakers = sorted({clip.folder.parts[-2] for clip in clips})
+    if unknown := set(args.speakers or ()) - set(speakers):
+        raise InputError(f"--speakers {' '.join(sorted(unknown))}: there are {' '.join(speakers)}")
+    chosen = [clip for clip in clips if clip.folder.parts[-2] in (args.speakers or speakers)]
     frames = [round(seconds * fps) for seconds in args.seconds]
-    spoken = {
-        speaker: track
-        for speaker, track in spoken.items()
-        if speaker in (args.speakers or spoken) and len(track.faces) > max(frames) + sync.SYNCNET_T
-    }
+    joined = tracks(chosen, fps, expert.img_size, args.longest)
+    spoken = {name: track for name, track in joined.items() if len(track.faces) > max(frames) + sync.SYNCNET_T}
     if len(spoken) < 2:
         raise InputError(
             f"fewer than two speakers have more than {max(args.seconds):g} seconds: give shorter --seconds"

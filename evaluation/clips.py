@@ -185,7 +185,7 @@ class Clips:
         score = self._judge.score(track, video, wav)
         figures = result.figures.setdefault(system, {})
         figures["lse_d"], figures["lse_c"], figures["offset"] = score.distance, score.confidence, score.offset
-        figures["in_sync"] = float(abs(score.offset) <= 1)
+        figures["in_sync"] = float(score.in_sync)
         if score.curve:
             result.curves[system] = [value if math.isfinite(value) else None for value in score.curve]
 

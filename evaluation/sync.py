@@ -26,6 +26,7 @@ from models.syncnet import CONSECUTIVE, SYNCNET_T, SyncNet_color, window_frames
 
 MAX_OFFSET = 15  # frames either way in which the offset is looked for
 OFFSETS = np.arange(-MAX_OFFSET, MAX_OFFSET + 1)
+TOLERANCE = 1  # frames about an offset that is known beforehand, in which evidence counts for it
 BATCH = 64  # windows embedded at once
 MIN_SHARE = 0.25  # of the windows that must have sound at an offset for it to count: fewer make a chance minimum
 
@@ -48,6 +49,11 @@ class SyncScore:
     distance: float
     windows: int
     curve: tuple[float, ...]
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether the offset is that of sound in step, give or take a frame."""
+        return abs(self.offset) <= TOLERANCE
 
 
 def measure(

@@ -39,7 +39,7 @@ class Inside(NamedTuple):
     """What is seen between lips that open.
 
     Attributes:
-        colours: (h, w, 3) BGR.
+        colours: (h, w, 3) float32 BGR.
         instead: which share of what the mouth shows itself it takes the place of.
     """
 
@@ -84,7 +84,7 @@ def _usual(face: np.ndarray, mouth: Lips, gap: float, x: np.ndarray, down: np.nd
     shown += (np.sqrt(bow) * teeth)[:, :, None] * (TEETH - shown)
     skin = _skin(face)
     shown *= np.sqrt(skin / SKIN * skin.mean() / SKIN.mean())  # half of the colour of skin is its light's
-    colourful = np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1)
+    colourful = float(np.clip((skin[2] - skin[0]) / max(1.0, FULL_COLOUR * skin[2]), 0, 1))  # shown stays float32
     shown = colourful * shown + (1 - colourful) * shown.mean(2, keepdims=True)
     return (NARROW_LIGHT + (1 - NARROW_LIGHT) * wide) * shown
 

@@ -131,7 +131,7 @@ def _between_lips(
     shown *= (1 - (1 - light) * below_lip)[:, :, None]
     new = np.clip((window.lower - window.top) / (SLIT * unit), 0, 1) * below(window.top)
     opened = np.maximum(new, inside.instead * below_lip) * np.clip(room / unit, 0, 1)
-    shown += opened[:, :, None] * (inside.colours.astype(np.float32) - shown)
+    shown += opened[:, :, None] * (inside.colours - shown)
     shown += below(window.lower)[:, :, None] * (seen(window.beneath) - shown)
     across = below(window.lower, max(soft, unit))  # the line where lips meet
     met = closed * np.clip(window.top - window.upper, 0, unit) / unit * np.clip(1 - room / unit, 0, 1)

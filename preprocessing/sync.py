@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.sync import MAX_OFFSET, Evidence
+from evaluation.sync import MAX_OFFSET, TOLERANCE, Evidence
 
 NEAR_SECONDS = 60  # of sound on either side whose clips are taken to share an offset; if they do not tell, all do
 # Evidence that sound is right, in standard errors (see `Evidence.z`). By `evaluation.chance` with the shipped expert,
@@ -19,7 +19,6 @@ NEAR_SECONDS = 60  # of sound on either side whose clips are taken to share an o
 # frame of one known beforehand 95 % stays under 4.5 and 99 % under 7.3. Of right sound 95 % is over 7.9.
 CHANCE_ANYWHERE = 7.5
 CHANCE_THERE = 5.0
-TOLERANCE = 1  # frames by which a clip may differ from the offset of its neighbours
 SAME_TIME = 0.5  # share of the shorter of two clips that both show, from which only one can be of the speaker
 NOT_THE_SPEAKER = "not in sync: low confidence at every offset"
 ANOTHER_SPEAKS = "another face speaks"

@@ -75,7 +75,7 @@ def _means(score: Callable[[int], sync.SyncScore], count: int) -> dict[str, floa
     return {
         "lse_d": float(np.mean([score.distance for score in found])),
         "lse_c": float(np.mean([score.confidence for score in found])),
-        "in_sync": float(np.mean([abs(score.offset) <= 1 for score in found])),
+        "in_sync": float(np.mean([score.in_sync for score in found])),
     }
 
 
