@@ -80,10 +80,9 @@ def judge_generator(
 
     `sync_generated` is of the generated faces with the speech that they were made from, `sync_real` of the real faces
     with their own speech and `sync_wrong` with speech at least 5 frames away. `copy_*` are the figures of the
-    reference's lower half put in without any change. References are what the generator asks for (`Wav2Lip.reference`).
+    reference's lower half put in without any change. References are what `hp.fitting_references` says.
     """
     steps = window_frames(hp.fps, expert.fps)
-    hp = dataclasses.replace(hp, fitting_references=generator.reference == "fitting")
     dataset = GeneratorDataset(clips, hp, seed, False, steps, reference_speech=True)
     sums: dict[str, float] = {}
     items = len(clips) * windows
@@ -128,7 +127,13 @@ def main() -> None:
     args = parser.parse_args()
     expert, generator = load_expert(args.expert), load_generator(args.generator)
     fps = data_fps(args.data_root, args.split)
-    hp = dataclasses.replace(hparams, min_negative_distance=MIN_DISTANCE, img_size=generator.img_size, fps=fps)
+    hp = dataclasses.replace(
+        hparams,
+        min_negative_distance=MIN_DISTANCE,
+        img_size=generator.img_size,
+        fps=fps,
+        fitting_references=generator.reference == "fitting",
+    )
     steps = window_frames(fps, expert.fps)
     clips = load_clips(args.data_root, args.split, hp, GeneratorDataset.lead, args.filelists, steps)
     figures = {

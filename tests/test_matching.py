@@ -1,5 +1,7 @@
 """References that fit the speech, in training."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from test_training import SMALL
 from errors import InputError
 from hparams import hparams
 from models import SyncNet_color
+from models.checkpoint import load_face_mesh
+from models.face_mesh import FaceMesh
 from training.clips import open_clips
-from training.data import GeneratorDataset
+from training.data import GeneratorDataset, load_clips
+from training.labels import labels_paths
 from training.matching import FittingReferences, check_fitting
 from training.stages import GeneratorStage
 
@@ -53,3 +58,29 @@ def test_generators_that_learn_from_fitting_references_ask_for_them(clips):
     assert np.array_equal(sample["reference"][:, :, :40], sample["target"][:, :, :40])
     plain = hparams.override(SMALL)
     assert GeneratorStage(plain, SyncNet_color(width=0.125)).networks[""].reference == "own"
+
+
+def test_lips_that_landmarks_found_are_not_looked_for_again(toy, tmp_path, monkeypatch, capsys):
+    data, lists = tmp_path / "data", toy[1]
+    shutil.copytree(toy[0], data)
+    hp = hparams.override("fitting_references=True")
+    mesh, lips = load_face_mesh(), labels_paths(data, "train").lips
+    unlabelled = load_clips(data, "train", hp, 1, lists)
+    found = [mesh.lips_of(clip.face(at, SIZE)) for clip in unlabelled for at in range(len(clip.numbers))]
+    found[0] = np.full((11, 2), np.nan)
+    np.save(lips, np.array(found, np.float32))
+    looked = []
+    look = FaceMesh.lips_of
+    monkeypatch.setattr(FaceMesh, "lips_of", lambda mesh, face: looked.append(face) or look(mesh, face))
+    labelled = load_clips(data, "train", hp, 1, lists)
+    shown, before = (FittingReferences(clips, 25, SIZE, 5, False)._look_at(0) for clips in (labelled, unlabelled))
+    assert len(looked) == 1 + len(unlabelled[0].numbers), "what has no face for landmarks, and all without them"
+    assert np.allclose(shown.lips, before.lips, atol=1e-6) and np.array_equal(shown.poses, before.poses)
+    for other in (hparams, hp.override("img_size=192")):  # lips that are not needed, and ones of other pixels
+        assert all(clip.lips is None for clip in load_clips(data, "train", other, 1, lists))
+    np.save(lips, np.array(found[1:], np.float32))
+    assert load_clips(data, "train", hp, 1, lists)[0].lips is None
+    assert "looked for anew" in capsys.readouterr().out
+    lips.write_bytes(b"no array")
+    with pytest.raises(InputError, match="damaged.*again"):
+        load_clips(data, "train", hp, 1, lists)

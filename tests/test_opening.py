@@ -15,6 +15,7 @@ from models.mouth_cover import MouthCover
 from models.speech_shape import heard_along
 from training import landmarks, opening, variety
 from training.clips import Clip
+from training.labels import Labels, labels_paths
 
 
 def test_shipped_networks_load():
@@ -44,7 +45,7 @@ def test_training_from_landmarks_learns_and_says_what_is_missing(tmp_path, monke
     with pytest.raises(InputError, match=r"training\.landmarks"):
         opening.main()
     write_labels(data, lists)
-    paths = landmarks.labels_paths(data, "val")
+    paths = labels_paths(data, "val")
     lesson = opening.LESSONS["mouth_cover"]
     small = dataclasses.replace(lesson, plan=dataclasses.replace(lesson.plan, batch=16))
     monkeypatch.setitem(opening.LESSONS, "mouth_cover", small)
@@ -163,7 +164,7 @@ def test_labels_of_a_data_set_are_written(toy, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [str(word) for word in words])
     landmarks.main()
     assert "0.0% of them without a face" in capsys.readouterr().out
-    labels = landmarks.Labels(*map(np.load, landmarks.labels_paths(data, "val")))
+    labels = Labels(*map(np.load, labels_paths(data, "val")))
     assert (
         len(labels.lips) == len(labels.openings) == len(labels.second) > 0
         and (labels.lips == 0.5).all()

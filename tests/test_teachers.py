@@ -13,8 +13,9 @@ from errors import InputError
 from hparams import hparams
 from models.checkpoint import load_expert
 from models.face_mesh import MIRRORED
-from training import landmarks, shards, teachers
+from training import shards, teachers
 from training import taught as taught_file
+from training.labels import labels_paths
 from training.losses import TeachersHeads
 
 EXPERT = (
@@ -71,7 +72,7 @@ def test_pairs_of_a_clip_are_told_apart_where_embeddings_say_so():
 
 def test_teachers_learn_and_say_what_they_make_of_every_window(taught):
     data, lists = taught
-    clips = teachers.read_labels(data, "train", lists, hparams)[0]
+    clips = teachers.read_labelled(data, "train", lists, hparams)[0]
     of_clips = taught_file.read_taught(data, [len(clip.numbers) for clip in clips])
     assert [len(heard) for heard, _ in of_clips] == [30] * len(clips)
     heard, seen = (np.concatenate(rows) for rows in zip(*of_clips, strict=True))
@@ -150,7 +151,7 @@ def test_what_is_missing_or_does_not_fit_is_said(taught, toy, tmp_path, monkeypa
 def test_nothing_is_learnt_where_no_lips_are_known(tmp_path, monkeypatch):
     data, lists = make_data_set(tmp_path)
     write_labels(data, lists)
-    path = landmarks.labels_paths(data, "train").lips
+    path = labels_paths(data, "train").lips
     np.save(path, np.full_like(np.load(path), np.nan))
     with pytest.raises(InputError, match="too few clips"):
         run("training.teachers", monkeypatch, "--data_root", data, "--filelists", lists, "--device", "cpu")

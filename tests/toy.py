@@ -7,8 +7,8 @@ import numpy as np
 from scipy.io import wavfile
 
 from hparams import hparams
-from training import landmarks
 from training.clips import open_clips
+from training.labels import labels_paths
 
 # The corners of the mouth of a drawn face of 96 x 96, and its `models.face_mesh.LIP_POINTS`.
 CORNERS = (32, 72), (64, 72)
@@ -53,7 +53,7 @@ def write_labels(data: Path, lists: Path) -> None:
     for split in ("train", "val"):
         clips = open_clips(data, split, hparams, 0, lists)
         faces = [clip.face(at, (96, 96)) for clip in clips for at in range(len(clip.numbers))]
-        paths = landmarks.labels_paths(data, split)
+        paths = labels_paths(data, split)
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))
         np.save(paths.lips, np.stack([drawn_lips(face) for face in faces]))
         np.save(paths.second, np.load(paths.openings))

@@ -40,6 +40,8 @@ class Clip:
         encoded: the crops' JPEG files, of a clip that came out of a shard.
         packed_speech: (frames, 80) what `speech` is made of, of a clip that came out of a pack.
         faces: (n, H, W, 3) uint8 BGR, in memory colour by colour (`in_planes`); None while crops are decoded on demand.
+        lips: (n, 11, 2) where `training.landmarks` found lips in the crops, NaN where it found no face; None where it
+            was not asked.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Clip:
     faces: np.ndarray | None = None
     encoded: list[bytes] | None = None
     packed_speech: np.ndarray | None = None
+    lips: np.ndarray | None = None
 
     def window_starts(self, fps: float, lead: int = 0, steps: Steps = CONSECUTIVE) -> np.ndarray:
         """Frame numbers at which all crops of a window exist and mel windows fit.
@@ -169,9 +172,8 @@ def open_clips(
     lead: int,
     filelists: Path = FILELISTS,
     steps: Steps = CONSECUTIVE,
-    cache: bool = True,
 ) -> list[Clip]:
-    """The usable clips of a split, with their mels, and (`cache`) their crops decoded when they fit in memory.
+    """The usable clips of a split of a preprocessed tree, with their mels.
 
     Raises InputError, with counts per reason, when none can be used.
     """
@@ -192,8 +194,6 @@ def open_clips(
     if reasons:
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         tqdm.write(f"{split}: {len(clips)} clips; left out: {counts}")
-    if cache:
-        cache_faces(clips, split, hp)
     return clips
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from errors import InputError
-from hparams import HParams
+from hparams import HParams, hparams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training.augment import JITTER_DRAWS, MelGain, WindowTransform
 from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
+from training.labels import give_lips
 from training.matching import FittingReferences, check_fitting
 from training.pack import is_packed, packed_fps, read_pack
 from training.shards import clips_of, is_sharded, shard_set
@@ -37,12 +38,14 @@ def load_clips(
     elif is_packed(data_root, split):
         clips = read_pack(data_root, split, hp)
     else:
-        return open_clips(data_root, split, hp, lead, filelists, steps)
+        clips = open_clips(data_root, split, hp, lead, filelists, steps)
     clips = [clip for clip in clips if why_unusable(clip, hp, lead, steps) is None]
     if not clips:
         raise InputError(f"no clip of {split} in {data_root} has 2 windows of {SYNCNET_T} consecutive frames")
     if clips[0].faces is None:
         cache_faces(clips, split, hp)
+    if hp.fitting_references and hp.face_size == hparams.face_size:  # as training.landmarks looked at them
+        give_lips(data_root, split, clips)
     return clips
 
 

@@ -8,7 +8,6 @@ ways: who has to know both openings hears better how mouths are.
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -19,25 +18,8 @@ from models.checkpoint import load_face_mesh, load_network
 from models.face_mesh import EYE_CORNERS, INNER_LIPS, LIP_POINTS, FaceMesh, PlainFaceMesh
 from training.clips import FILELISTS
 from training.data import data_fps, load_clips
+from training.labels import Labels, labels_paths
 from whole import written_whole
-
-
-class Labels(NamedTuple):
-    """What is known of crops, in the order of their clips; NaN where no face was found."""
-
-    openings: np.ndarray  # (crops,) float32: the gap between the inner lips over the distance of the eyes
-    lips: np.ndarray  # (crops, 11, 2) float32: `LIP_POINTS`, x over the crop's width and y over its height
-    second: np.ndarray  # (crops,) float32: openings by the second opinion, or the first ones again
-
-    @property
-    def widths(self) -> np.ndarray:
-        """(crops,): from one corner of the mouth to the other, in widths of a square crop."""
-        return np.linalg.norm(self.lips[:, 0] - self.lips[:, 1], axis=1)
-
-
-def labels_paths(data_root: Path, split: str) -> Labels:
-    """The files that hold the labels of a split."""
-    return Labels(*(data_root / f"{name}_{split}.npy" for name in Labels._fields))
 
 
 def labels_of(

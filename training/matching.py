@@ -95,9 +95,11 @@ class FittingReferences:
         if clip not in self._shown:
             source = self.clips[clip]
             poses, found = [], []
-            for face in (source.face(at, self.img_size) for at in range(len(source.numbers))):  # large ones: one by one
+            for at in range(len(source.numbers)):
+                face = source.face(at, self.img_size)  # large ones: one by one
                 poses.append(pose_of(face).astype(np.uint8))
-                found.append(self._mesh.lips_of(face))
+                known = source.lips is not None and np.isfinite(source.lips[at]).all()
+                found.append(source.lips[at].astype(float) if known else self._mesh.lips_of(face))
             lips = np.stack(found)
             openings = np.array([opening_of(each, self.img_size) for each in lips])
             widths = np.abs(lips[:, 1, 0] - lips[:, 0, 0])

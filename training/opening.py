@@ -37,7 +37,7 @@ from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, NEIGHBOURS, SpeechS
 from training.clips import FILELISTS, Clip
 from training.data import data_fps, load_clips
 from training.distributed import Workers
-from training.landmarks import Labels, labels_paths
+from training.labels import Labels, read_labels
 from training.supervised import Draws, Labelled, Plan, learn
 from training.variety import PIXELS, in_other_voice, moved_with_points, partly_covered
 
@@ -50,22 +50,10 @@ EVERY = 2  # frames: from one of these windows to the next
 COVERED, FREE = 0.35, 0.1  # shares of a mouth: from the first on it is not to be seen, up to the second it is
 
 
-def read_labels(data_root: Path, split: str, filelists: Path, hp: HParams) -> tuple[list[Clip], Labels]:
+def read_labelled(data_root: Path, split: str, filelists: Path, hp: HParams) -> tuple[list[Clip], Labels]:
     """The clips of a split and the labels of all their crops. Raises InputError."""
-    paths = labels_paths(data_root, split)
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"{path} is missing: make it with training.landmarks")
     clips = load_clips(data_root, split, hp, 0, filelists)
-    try:
-        labels = Labels(*(np.load(path, allow_pickle=False) for path in paths))
-    except (ValueError, EOFError) as error:
-        raise InputError(f"labels of {data_root} are damaged ({error}): run training.landmarks again") from error
-    crops = sum(len(clip.numbers) for clip in clips)
-    for path, values in zip(paths, labels, strict=True):
-        if len(values) != crops:
-            raise InputError(f"{path} is of {len(values)} crops and not of {crops}: run training.landmarks again")
-    return clips, labels
+    return clips, read_labels(data_root, split, clips)
 
 
 def seen(clips: list[Clip], values: np.ndarray, hp: HParams) -> Labelled:
@@ -284,7 +272,7 @@ def main() -> None:
         raise InputError("--steps takes a number from 2")
     device = Workers(args.device).device
     hp = hparams.override(f"fps={data_fps(args.data_root, 'train')}")
-    splits = [read_labels(args.data_root, split, args.filelists, hp) for split in ("train", "val")]
+    splits = [read_labelled(args.data_root, split, args.filelists, hp) for split in ("train", "val")]
     draws = Draws(args.seed, how_often(splits[0][0], args.often))
     for name in args.only:
         lesson = LESSONS[name]

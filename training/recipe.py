@@ -17,7 +17,7 @@ from pathlib import Path
 
 from errors import InputError, run_script
 from training.clips import FILELISTS
-from training.landmarks import labels_paths
+from training.labels import labels_paths
 from training.taught import taught_path
 
 ROOT = Path(__file__).resolve().parent.parent

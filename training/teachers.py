@@ -30,8 +30,8 @@ from training import losses
 from training.clips import FILELISTS, Clip
 from training.data import data_fps
 from training.distributed import Workers
-from training.landmarks import Labels
-from training.opening import read_encoder, read_labels
+from training.labels import Labels
+from training.opening import read_encoder, read_labelled
 from training.supervised import descend
 from training.taught import EMBEDDING, TAUGHT, TEACHERS, taught_path
 from whole import written_whole
@@ -204,7 +204,7 @@ def main() -> None:
     fps = data_fps(args.data_root, "train")
     encoder, splits = read_encoder(args.speech_encoder), {}
     for split in ("train", "val"):
-        clips, labels = read_labels(args.data_root, split, args.filelists, hparams.override(f"fps={fps}"))
+        clips, labels = read_labelled(args.data_root, split, args.filelists, hparams.override(f"fps={fps}"))
         splits[split] = Windows(clips, labels, encoder, fps)
     teachers = [teach(splits["train"], args.steps, args.seed + number, device) for number in range(TEACHERS)]
     for split, data in splits.items():
