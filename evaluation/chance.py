@@ -22,7 +22,7 @@ from evaluation.sync import TOLERANCE, Evidence
 from hparams import hparams
 from models import SyncNet_color
 from models.checkpoint import DEFAULT_EXPERT, load_expert
-from training.clips import FILELISTS, Clip
+from training.clips import Clip, add_data_arguments
 from training.data import data_fps, load_clips
 
 QUANTILES = (0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99)
@@ -94,8 +94,7 @@ def distances_of(expert: SyncNet_color, spoken: dict[str, Track], fps: float, ri
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What an expert says of right and of wrong sound")
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of val.txt; a pack has its own")
+    add_data_arguments(parser)
     parser.add_argument("--split", default="val")
     parser.add_argument("--expert", type=Path, default=DEFAULT_EXPERT)
     parser.add_argument("--speakers", nargs="+", help="folders of clips (default: all with enough of them)")

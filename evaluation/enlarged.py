@@ -30,7 +30,7 @@ from models import Wav2Lip
 from models.checkpoint import load_generator
 from models.conv import size_of
 from models.discriminator import lower_half
-from training.clips import FILELISTS
+from training.clips import add_data_arguments
 from training.data import GeneratorDataset, collate, data_fps, load_clips
 from training.stages import generator_input
 from whole import write_text_whole, written_whole
@@ -194,8 +194,7 @@ def _faces(pictures: np.ndarray) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Generators of different face sizes on the same faces, at one size")
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py --img_size, or a pack")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of val.txt; a pack has its own")
+    add_data_arguments(parser, "preprocess.py --img_size, or a pack")
     parser.add_argument("--split", default="val")
     parser.add_argument("--generators", type=Path, nargs="+", required=True, help="checkpoints")
     parser.add_argument("--img_size", metavar="HxW", help="compare at this size (default: the last generator's)")

@@ -26,7 +26,7 @@ from models.checkpoint import DEFAULT_EXPERT, DEFAULT_GENERATOR, load_expert, lo
 from models.discriminator import lower_half
 from models.syncnet import PUBLISHED_FPS, SYNCNET_T, window_frames
 from training import losses
-from training.clips import FILELISTS, Clip
+from training.clips import Clip, add_data_arguments
 from training.data import GeneratorDataset, WindowSampler, collate, data_fps, load_clips
 from training.stages import generator_input
 
@@ -116,8 +116,7 @@ def _batch(dataset: Dataset, indices: range) -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Figures of an expert and a generator on the validation speakers")
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of val.txt; a pack has its own")
+    add_data_arguments(parser)
     parser.add_argument("--split", default="val")
     parser.add_argument("--expert", type=Path, default=DEFAULT_EXPERT)
     parser.add_argument("--generator", type=Path, default=DEFAULT_GENERATOR)

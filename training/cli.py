@@ -9,7 +9,7 @@ import torch
 from errors import InputError
 from hparams import HParams, hparams, parse_size
 from models.conv import checked_size
-from training.clips import FILELISTS
+from training.clips import add_data_arguments
 from training.trainer import TrainOptions
 
 EPILOG = (
@@ -21,9 +21,7 @@ EPILOG = (
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments of every training script."""
     parser = argparse.ArgumentParser(description=description, epilog=EPILOG)
-    parser.add_argument(
-        "--data_root", type=Path, required=True, help="output of preprocess.py, training.pack or training.shards"
-    )
+    add_data_arguments(parser, "preprocess.py, training.pack or training.shards")
     parser.add_argument("--checkpoint_dir", type=Path, required=True, help="checkpoints, samples and logs go here")
     parser.add_argument("--checkpoint_path", type=Path, help="resume from this checkpoint")
     parser.add_argument("--init_from", type=Path, help="start at step 0 with the weights of this checkpoint")
@@ -35,9 +33,6 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         "--batch_size", metavar="N|auto", help="samples a step; auto: as they are, in parts that fit into memory"
     )
     parser.add_argument("--steps", type=int, help="train up to this global step (default: until interrupted)")
-    parser.add_argument(
-        "--filelists", type=Path, default=FILELISTS, help="folder of train.txt and val.txt; a pack has its own"
-    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                         help="autocast; auto: bf16 on GPUs that have it, else fp32")  # fmt: skip

@@ -3,6 +3,7 @@
 Crops are decoded once and stay in memory when they fit; the mel is never computed twice in a run.
 """
 
+import argparse
 import json
 import math
 from collections import Counter
@@ -127,6 +128,13 @@ def decode_crop(jpeg: bytes, name: Path, img_size: tuple[int, int]) -> np.ndarra
     if crop is None:
         raise InputError(f"face crop {name} cannot be read: delete the clip's folder and run preprocess.py again")
     return crops.fit(crop, img_size)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, made_by: str = "preprocess.py, or of training.pack") -> None:
+    """Let a command take a data set that is made already, and which clips of it count."""
+    parser.add_argument("--data_root", type=Path, required=True, help=f"output of {made_by}")
+    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of train.txt and val.txt; a pack has "
+                        "its own (default: filelists/)")  # fmt: skip
 
 
 def read_filelist(split: str, folder: Path = FILELISTS) -> list[str]:

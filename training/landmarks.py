@@ -16,7 +16,7 @@ from errors import run_script
 from hparams import hparams
 from models.checkpoint import load_face_mesh, load_network
 from models.face_mesh import EYE_CORNERS, INNER_LIPS, LIP_POINTS, FaceMesh, PlainFaceMesh
-from training.clips import FILELISTS
+from training.clips import add_data_arguments
 from training.data import data_fps, load_clips
 from training.labels import Labels, labels_paths
 from whole import written_whole
@@ -45,8 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Openings and lips of all mouths of a data set, by MediaPipe's Face Mesh"
     )
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
+    add_data_arguments(parser)
     parser.add_argument("--second_opinion", type=Path, help="checkpoint of the mesh without attention")
     parser.add_argument("--splits", nargs="+", default=["train", "val"])
     args = parser.parse_args()

@@ -34,7 +34,7 @@ from models.checkpoint import (
 from models.mouth_cover import MouthCover
 from models.speech_encoder import SpeechEncoder
 from models.speech_shape import AHEAD, CONTEXT, FIRST, LAST, NEIGHBOURS, SpeechShape, windows_along, windows_so_far
-from training.clips import FILELISTS, Clip
+from training.clips import Clip, add_data_arguments
 from training.data import data_fps, load_clips
 from training.distributed import Workers
 from training.labels import Labels, read_labels
@@ -254,8 +254,7 @@ def how_often(clips: list[Clip], wanted: list[str]) -> Tensor | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the networks that see and hear mouths")
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
+    add_data_arguments(parser)
     files = ", ".join(lesson.file.name for lesson in LESSONS.values())
     parser.add_argument("--target_dir", type=Path, required=True, help=f"for {files}")
     parser.add_argument("--only", nargs="+", choices=LESSONS, default=list(LESSONS), help="networks (default: all)")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError, run_script
-from training.clips import FILELISTS
+from training.clips import add_data_arguments
 from training.labels import labels_paths
 from training.taught import taught_path
 
@@ -183,10 +183,8 @@ def call(argv: list[object]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default weights, as they were trained")
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
+    add_data_arguments(parser)
     parser.add_argument("--runs", type=Path, required=True, help="folder for the runs and the three files they end in")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS,
-                        help="folder of train.txt and val.txt; a pack has its own")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--precision", default="auto", help="of all training scripts (default: %(default)s); bf16 is "
                         "faster on CPUs that compute it, too")  # fmt: skip

@@ -27,7 +27,7 @@ from models.face_mesh import LIP_POINTS, MIRRORED
 from models.speech_encoder import CHANNELS, SpeechEncoder, token_at
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
 from training import losses
-from training.clips import FILELISTS, Clip
+from training.clips import Clip, add_data_arguments
 from training.data import data_fps
 from training.distributed import Workers
 from training.labels import Labels
@@ -191,8 +191,7 @@ def pair_accuracy(heard: Tensor, seen: Tensor, data: Windows) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the expert's teachers, from landmarks and Whisper's tokens")
-    parser.add_argument("--data_root", type=Path, required=True, help="output of preprocess.py, or of training.pack")
-    parser.add_argument("--filelists", type=Path, default=FILELISTS, help="folder of <split>.txt; a pack has its own")
+    add_data_arguments(parser)
     parser.add_argument("--speech_encoder", type=Path, help="of training.speech_encoder (default: what is shipped)")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each teacher (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
