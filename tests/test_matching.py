@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from test_training import SMALL
+from toy import make_data_set, write_labels
 
 from errors import InputError
 from hparams import hparams
 from models import SyncNet_color
 from models.checkpoint import load_face_mesh
 from models.face_mesh import FaceMesh
+from mouths.shapes import opening_of
 from training.clips import open_clips
 from training.data import GeneratorDataset, load_clips
 from training.labels import labels_paths
@@ -76,11 +78,41 @@ def test_lips_that_landmarks_found_are_not_looked_for_again(toy, tmp_path, monke
     shown, before = (FittingReferences(clips, 25, SIZE, 5, False)._look_at(0) for clips in (labelled, unlabelled))
     assert len(looked) == 1 + len(unlabelled[0].numbers), "what has no face for landmarks, and all without them"
     assert np.allclose(shown.lips, before.lips, atol=1e-6) and np.array_equal(shown.poses, before.poses)
-    for other in (hparams, hp.override("img_size=192")):  # lips that are not needed, and ones of other pixels
-        assert all(clip.lips is None for clip in load_clips(data, "train", other, 1, lists))
+    looked.clear()
+    FittingReferences(labelled, 25, (128, 128), 5, False)._look_at(0)
+    assert len(looked) == len(labelled[0].numbers), "lips of other pixels"
+    assert all(clip.lips is None for clip in load_clips(data, "train", hparams, 1, lists)), "lips that are not needed"
     np.save(lips, np.array(found[1:], np.float32))
     assert load_clips(data, "train", hp, 1, lists)[0].lips is None
     assert "looked for anew" in capsys.readouterr().out
     lips.write_bytes(b"no array")
     with pytest.raises(InputError, match="damaged.*again"):
         load_clips(data, "train", hp, 1, lists)
+
+
+def test_windows_with_open_mouths_are_drawn_as_often_as_is_asked(tmp_path):
+    data, lists = make_data_set(tmp_path)
+    hp = hparams.override("fitting_references=True,opened_share=0.5")
+    with pytest.raises(InputError, match=r"training\.landmarks"):
+        GeneratorDataset(load_clips(data, "train", hp, 1, lists), hp, seed=0, train=True)
+    write_labels(data, lists)
+    clips = load_clips(data, "train", hp, 1, lists)
+    dataset = GeneratorDataset(clips, hp, seed=0, train=True)
+    openings = {id(clip): np.array([opening_of(lips, SIZE) for lips in clip.lips]) for clip in clips}
+
+    def opening(clip: int, start: int) -> float:
+        at = np.searchsorted(clips[clip].numbers, start)
+        return openings[id(clips[clip])][at : at + 5].mean()
+
+    rng = np.random.default_rng(0)
+    drawn = np.array([opening(*dataset.opened.draw(rng)) for _ in range(2000)])
+    every = np.array([opening(at, start) for at in range(len(clips)) for start in dataset.windows.starts[at]])
+    assert np.isclose(drawn.mean(), (every**3).sum() / (every**2).sum(), rtol=0.05)
+    assert all(np.array_equal(value, dataset[3][name]) for name, value in dataset[3].items())
+    assert GeneratorDataset(clips, hp, seed=0, train=False).opened is None
+    for clip in clips:
+        clip.lips = np.full_like(clip.lips, np.nan)
+    with pytest.raises(InputError, match="no mouth"):
+        GeneratorDataset(clips, hp, seed=0, train=True)
+    with pytest.raises(InputError, match="opened_share"):
+        check_fitting(hparams.override("opened_share=0.5"), sharded=False)

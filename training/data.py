@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from errors import InputError
-from hparams import HParams, hparams
+from hparams import HParams
 from models.syncnet import CONSECUTIVE, PUBLISHED_FPS, SYNCNET_T
+from mouths.shapes import opening_of
 from training.augment import JITTER_DRAWS, MelGain, WindowTransform
 from training.clips import FILELISTS, Clip, Steps, cache_faces, check_fps, open_clips, stored_fps, why_unusable
 from training.labels import give_lips
@@ -44,7 +45,7 @@ def load_clips(
         raise InputError(f"no clip of {split} in {data_root} has 2 windows of {SYNCNET_T} consecutive frames")
     if clips[0].faces is None:
         cache_faces(clips, split, hp)
-    if hp.fitting_references and hp.face_size == hparams.face_size:  # as training.landmarks looked at them
+    if hp.fitting_references:
         give_lips(data_root, split, clips)
     return clips
 
@@ -98,10 +99,12 @@ class WindowSampler:
         """Put another clip in the place of one."""
         self.clips[at], self.starts[at] = clip, self._window_starts(clip)
 
-    def draw(self, clip: int, rng: np.random.Generator) -> tuple[int, int]:
-        """A window's start and another's of the same clip, at least `min_distance` frames apart if possible."""
+    def draw(self, clip: int, rng: np.random.Generator, first: int | None = None) -> tuple[int, int]:
+        """A window's start, unless it is given, and another's of the same clip, at least `min_distance` frames apart if
+        possible."""
         starts = self.starts[clip]
-        first = starts[rng.integers(len(starts))]
+        if first is None:
+            first = starts[rng.integers(len(starts))]
         distances = np.abs(starts - first)
         others = starts[distances >= min(self.min_distance, distances.max())]
         return int(first), int(others[rng.integers(len(others))])
@@ -110,6 +113,34 @@ class WindowSampler:
         """`count` starts of one clip, different from one another as long as there are enough."""
         starts = self.starts[clip]
         return rng.choice(starts, count, replace=count > len(starts))
+
+
+class OpenedWindows:
+    """Draws windows of all clips by how open their mouths are: twice as open, four times as often.
+
+    Most mouths of most talking faces are all but shut, presenters' above all; a generator that learnt from windows as
+    they come washes out wide ones.
+
+    Raises InputError where `training.landmarks` has not looked at the clips, and where all mouths are shut.
+    """
+
+    def __init__(self, windows: WindowSampler, img_size: tuple[int, int], steps: Steps):
+        if any(clip.lips is None for clip in windows.clips):
+            raise InputError("opened_share needs to know where lips are: run training.landmarks on the data first")
+        self._clips = np.repeat(np.arange(len(windows.clips)), [len(starts) for starts in windows.starts])
+        self._starts = np.concatenate(windows.starts)
+        openings = []
+        for clip, starts in zip(windows.clips, windows.starts, strict=True):
+            shown = np.array([opening_of(lips, img_size) for lips in np.nan_to_num(clip.lips)])
+            openings.append(shown[np.searchsorted(clip.numbers, np.add.outer(starts, steps))].mean(1))
+        self._until = np.cumsum(np.concatenate(openings) ** 2)
+        if not self._until[-1] > 0:
+            raise InputError("opened_share: no mouth of the data is open")
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """A clip and the start of a window of it."""
+        at = np.searchsorted(self._until, rng.random() * self._until[-1], side="right")
+        return int(self._clips[at]), int(self._starts[at])
 
 
 class _WindowDataset(Dataset, ABC):
@@ -249,9 +280,14 @@ class GeneratorDataset(_WindowDataset):
         self.fitting = None
         if hp.fitting_references:
             self.fitting = FittingReferences(clips, hp.fps, self.img_size, hp.negative_frames, heard=not train)
+        wide = train and hp.opened_share > 0
+        self.opened = OpenedWindows(self.windows, self.img_size, steps) if wide else None
 
     def sample(self, clip: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        windows = self.windows.draw(clip, rng)
+        first = None
+        if self.opened is not None and rng.random() < self.hp.opened_share:
+            clip, first = self.opened.draw(rng)
+        windows = self.windows.draw(clip, rng, first)
         transform, gain = self.transforms(rng)
         source = self.clips[clip]
         targets = source.window(windows[0], self.img_size, self.steps)

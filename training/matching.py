@@ -7,7 +7,7 @@ import torch
 
 import audio
 from errors import InputError
-from hparams import HParams
+from hparams import HParams, hparams
 from models.checkpoint import load_face_mesh, load_heard_shape
 from models.speech_shape import heard_along
 from mouths.insides import Opened
@@ -95,11 +95,12 @@ class FittingReferences:
         if clip not in self._shown:
             source = self.clips[clip]
             poses, found = [], []
+            known = source.lips is not None and self.img_size == hparams.face_size  # as training.landmarks saw them
             for at in range(len(source.numbers)):
                 face = source.face(at, self.img_size)  # large ones: one by one
                 poses.append(pose_of(face).astype(np.uint8))
-                known = source.lips is not None and np.isfinite(source.lips[at]).all()
-                found.append(source.lips[at].astype(float) if known else self._mesh.lips_of(face))
+                there = known and np.isfinite(source.lips[at]).all()
+                found.append(source.lips[at].astype(float) if there else self._mesh.lips_of(face))
             lips = np.stack(found)
             openings = np.array([opening_of(each, self.img_size) for each in lips])
             widths = np.abs(lips[:, 1, 0] - lips[:, 0, 0])
@@ -125,3 +126,5 @@ def check_fitting(hp: HParams, sharded: bool) -> None:
         raise InputError("fitting_references have no speech of their own: leave contrast_wt and spoken_over_share at 0")
     if hp.fitting_references and sharded:
         raise InputError("fitting_references need all clips at hand: use a preprocessed tree or a pack, not shards")
+    if hp.opened_share and not hp.fitting_references:
+        raise InputError("opened_share goes with fitting_references=True")

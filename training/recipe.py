@@ -29,7 +29,7 @@ GENERATOR = (
     "checkpoint_interval=100,eval_interval=200,eval_windows=1,ema_decay=0.99"
 )
 FITTING = (  # by gradients at the picture, a weight of 0.001 makes the sync loss about as strong as L1
-    "fitting_references=True,vary_colours=True,hold_statistics=True,batch_size=4,lips_wt=0,"
+    "fitting_references=True,opened_share=0.6,vary_colours=True,hold_statistics=True,batch_size=4,lips_wt=0,"
     "syncnet_wt=0.001,syncnet_wt_settled=0.001,hq_syncnet_wt_settled=0.001"
 )
 QUALITY = "disc_width=0.5,disc_keeps_variance=True,disc_wt=0.03,disc_initial_learning_rate=2e-4"
@@ -99,7 +99,7 @@ FILES = {  # what the steps end in
 }
 
 TINY_EXPERT = "syncnet_batch_size=16,min_negative_distance=2,ema_decay=0.9"
-TINY_GENERATOR = "generator_width=0.25,batch_size=2,ema_decay=0.9,warmup_steps=5"
+TINY_GENERATOR = "opened_share=0,generator_width=0.25,batch_size=2,ema_decay=0.9,warmup_steps=5"
 TINY = {
     "expert_contrast": (150, f"{TINY_EXPERT},decay_steps=150,syncnet_eval_interval=50"),
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
