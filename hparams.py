@@ -66,10 +66,8 @@ class HParams:
     shade_wt: float = 0.0  # weight of the squared error of the mouth's brightness at large
     fitting_references: bool = False  # references of the target's pose with a mouth about as open as the target's
     # (training/matching.py); inference with such a generator takes mouths that fit the speech
-    opened_share: float = (
-        0.0  # with fitting_references: of the samples, those drawn by how open mouths are; the rest is
-    )
-    # drawn clip by clip. Needs training.landmarks
+    opened_share: float = 0.0  # of such samples: drawn by how open mouths are, out of all clips, as training.landmarks
+    # has found lips; the rest is drawn clip by clip
     contrast_wt: float = 0.0  # weight of telling the speech of generated lips from the reference's, by the expert
     sync_colours: bool = True  # False: the expert judges the generated brightness with the true colours, so that it
     # cannot be pleased by colours that no mouth has

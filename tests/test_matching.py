@@ -8,6 +8,7 @@ import torch
 from test_training import SMALL
 from toy import make_data_set, write_labels
 
+from audio import MEL_STEP_SIZE, mel_start
 from errors import InputError
 from hparams import hparams
 from models import SyncNet_color
@@ -78,6 +79,12 @@ def test_lips_that_landmarks_found_are_not_looked_for_again(toy, tmp_path, monke
     shown, before = (FittingReferences(clips, 25, SIZE, 5, False)._look_at(0) for clips in (labelled, unlabelled))
     assert len(looked) == 1 + len(unlabelled[0].numbers), "what has no face for landmarks, and all without them"
     assert np.allclose(shown.lips, before.lips, atol=1e-6) and np.array_equal(shown.poses, before.poses)
+    short = labelled[1].folder / "mel.npy"
+    enough = mel_start(1, 25) + MEL_STEP_SIZE  # for two windows of an expert and none of a generator
+    np.save(short, labelled[1].mel[:enough])
+    fewer = load_clips(data, "train", hp, 1, lists)
+    assert len(fewer) == len(labelled) - 1 and all(clip.lips is not None for clip in fewer)
+    short.unlink()
     looked.clear()
     FittingReferences(labelled, 25, (128, 128), 5, False)._look_at(0)
     assert len(looked) == len(labelled[0].numbers), "lips of other pixels"

@@ -39,14 +39,14 @@ def load_clips(
     elif is_packed(data_root, split):
         clips = read_pack(data_root, split, hp)
     else:
-        clips = open_clips(data_root, split, hp, lead, filelists, steps)
+        clips = open_clips(data_root, split, hp, 0, filelists, steps)
+    if hp.fitting_references:  # training.landmarks looks at all that anything can be learnt from
+        give_lips(data_root, split, [clip for clip in clips if why_unusable(clip, hp, 0, CONSECUTIVE) is None])
     clips = [clip for clip in clips if why_unusable(clip, hp, lead, steps) is None]
     if not clips:
         raise InputError(f"no clip of {split} in {data_root} has 2 windows of {SYNCNET_T} consecutive frames")
     if clips[0].faces is None:
         cache_faces(clips, split, hp)
-    if hp.fitting_references:
-        give_lips(data_root, split, clips)
     return clips
 
 
@@ -126,7 +126,7 @@ class OpenedWindows:
 
     def __init__(self, windows: WindowSampler, img_size: tuple[int, int], steps: Steps):
         if any(clip.lips is None for clip in windows.clips):
-            raise InputError("opened_share needs to know where lips are: run training.landmarks on the data first")
+            raise InputError("opened_share needs to know where lips are: run training.landmarks on these data")
         self._clips = np.repeat(np.arange(len(windows.clips)), [len(starts) for starts in windows.starts])
         self._starts = np.concatenate(windows.starts)
         openings = []
