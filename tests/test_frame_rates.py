@@ -175,7 +175,7 @@ def test_packs_say_their_rate(tmp_path):
     make_clip(tmp_path / "a/1", seed=0, frames=40)
     (tmp_path / "train.txt").write_text("a/1\n")
     hp = hparams.override("fps=50")
-    clips = open_clips(tmp_path, "train", hp, lead=0, filelists=tmp_path)
+    clips = open_clips(tmp_path, "train", hp, filelists=tmp_path)
     pack.write_pack(clips, tmp_path / "packed", "train", hp)
     assert data_fps(tmp_path / "packed", "train") == 50
     assert data_fps(tmp_path, "train") == 25  # it does not say

@@ -27,7 +27,7 @@ SIZE = (96, 96)
 @pytest.fixture
 def clips(toy):
     data, lists = toy
-    return open_clips(data, "train", hparams, 1, lists)
+    return open_clips(data, "train", hparams, lists)
 
 
 def test_what_cannot_be_made_to_fit_is_said():
@@ -84,6 +84,7 @@ def test_lips_that_landmarks_found_are_not_looked_for_again(toy, tmp_path, monke
     np.save(short, labelled[1].mel[:enough])
     fewer = load_clips(data, "train", hp, 1, lists)
     assert len(fewer) == len(labelled) - 1 and all(clip.lips is not None for clip in fewer)
+    assert f"{len(fewer)} of {len(labelled)} clips" in capsys.readouterr().out
     short.unlink()
     looked.clear()
     FittingReferences(labelled, 25, (128, 128), 5, False)._look_at(0)

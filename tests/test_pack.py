@@ -44,7 +44,7 @@ def test_pack_gives_back_the_clips(toy, packed):
 def test_missing_frames_stay_missing(tmp_path):
     make_clip(tmp_path / "a/1", seed=0, frames=40, missing=(7, 20))
     (tmp_path / "train.txt").write_text("a/1\n")
-    clips = open_clips(tmp_path, "train", hparams, lead=0, filelists=tmp_path)
+    clips = open_clips(tmp_path, "train", hparams, filelists=tmp_path)
     pack.write_pack(clips, tmp_path, "train", hparams)
     clip = load_clips(tmp_path, "train", hparams, lead=0)[0]
     assert set(range(40)) - set(clip.numbers) == {7, 20}
@@ -68,7 +68,7 @@ def test_damaged_pack_is_named(packed, tmp_path, damage):
 
 
 def test_failed_packing_leaves_the_old_pack(toy, packed, tmp_path, monkeypatch):
-    clips = open_clips(toy[0], "train", hparams, lead=0, filelists=toy[1])
+    clips = open_clips(toy[0], "train", hparams, filelists=toy[1])
     pack.write_pack(clips, tmp_path, "train", hparams)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

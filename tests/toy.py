@@ -51,7 +51,7 @@ def make_data_set(root: Path, clips: int = 6) -> tuple[Path, Path]:
 def write_labels(data: Path, lists: Path) -> None:
     """What a landmark model would say of all crops of such a set, as `training.landmarks` writes it."""
     for split in ("train", "val"):
-        clips = open_clips(data, split, hparams, 0, lists)
+        clips = open_clips(data, split, hparams, lists)
         faces = [clip.face(at, (96, 96)) for clip in clips for at in range(len(clip.numbers))]
         paths = labels_paths(data, split)
         np.save(paths.openings, np.array([dark(face) for face in faces], np.float32))

@@ -177,11 +177,10 @@ def open_clips(
     data_root: Path,
     split: str,
     hp: HParams,
-    lead: int,
     filelists: Path = FILELISTS,
     steps: Steps = CONSECUTIVE,
 ) -> list[Clip]:
-    """The usable clips of a split of a preprocessed tree, with their mels.
+    """The clips of a split of a preprocessed tree from which an expert can learn, with their mels.
 
     Raises InputError, with counts per reason, when none can be used.
     """
@@ -191,7 +190,7 @@ def open_clips(
     check_fps(stored_fps(data_root), data_root, hp)
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(
-            tqdm(pool.map(lambda name: open_clip(data_root / name, hp, lead, steps), names),
+            tqdm(pool.map(lambda name: open_clip(data_root / name, hp, steps), names),
                  total=len(names), desc=f"{split} clips", unit="clip", leave=False)
         )  # fmt: skip
     clips = [outcome for outcome in outcomes if isinstance(outcome, Clip)]
@@ -205,7 +204,7 @@ def open_clips(
     return clips
 
 
-def open_clip(folder: Path, hp: HParams, lead: int = 0, steps: Steps = CONSECUTIVE) -> Clip | str:
+def open_clip(folder: Path, hp: HParams, steps: Steps = CONSECUTIVE) -> Clip | str:
     """The clip of a folder, with its mel, or the reason why it cannot be used."""
     if not folder.is_dir():
         return "missing"
@@ -215,7 +214,7 @@ def open_clip(folder: Path, hp: HParams, lead: int = 0, steps: Steps = CONSECUTI
     except (InputError, ValueError, OSError):
         return "without readable audio"
     clip = Clip(folder, crop_numbers(folder), np.ascontiguousarray(mel, np.float32))
-    return why_unusable(clip, hp, lead, steps) or clip
+    return why_unusable(clip, hp, 0, steps) or clip
 
 
 def why_unusable(clip: Clip, hp: HParams, lead: int, steps: Steps) -> str | None:

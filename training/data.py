@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
 
 from errors import InputError
 from hparams import HParams
@@ -39,12 +40,15 @@ def load_clips(
     elif is_packed(data_root, split):
         clips = read_pack(data_root, split, hp)
     else:
-        clips = open_clips(data_root, split, hp, 0, filelists, steps)
+        clips = open_clips(data_root, split, hp, filelists, steps)
     if hp.fitting_references:  # training.landmarks looks at all that anything can be learnt from
         give_lips(data_root, split, [clip for clip in clips if why_unusable(clip, hp, 0, CONSECUTIVE) is None])
-    clips = [clip for clip in clips if why_unusable(clip, hp, lead, steps) is None]
-    if not clips:
+    usable = [clip for clip in clips if why_unusable(clip, hp, lead, steps) is None]
+    if not usable:
         raise InputError(f"no clip of {split} in {data_root} has 2 windows of {SYNCNET_T} consecutive frames")
+    if len(usable) < len(clips):
+        tqdm.write(f"{split}: {len(usable)} of {len(clips)} clips have 2 windows that can be learnt from")
+    clips = usable
     if clips[0].faces is None:
         cache_faces(clips, split, hp)
     return clips

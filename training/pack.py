@@ -158,7 +158,7 @@ def main() -> None:
         raise InputError("--crf takes a number from 0 to 51")
     hp = hparams.override(args.hparams)
     for split in args.splits:
-        clips = open_clips(args.data_root, split, hp, lead=0, filelists=args.filelists)
+        clips = open_clips(args.data_root, split, hp, args.filelists)
         files = write_pack(clips, args.packed_root, split, hp, args.crf)
         sizes = ", ".join(f"{path} {path.stat().st_size / 1e6:.1f} MB" for path in files)
         print(f"{split}: {len(clips)} clips, {sum(len(clip.numbers) for clip in clips)} crops: {sizes}")
