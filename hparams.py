@@ -77,6 +77,8 @@ class HParams:
 
     # This toolkit: where the networks start (training/initial.py)
     start_as_copy: bool = False  # as a copy of its reference, with the expert's audio encoder where widths match
+    hear_as_expert: bool = False  # with the expert's audio encoder, whatever --init_from gives: a generator that has
+    # learnt without much of a sync loss has unlearnt to hear
     disc_keeps_variance: bool = False  # the discriminator starts with weights that let differences through
 
     perceptual_wt: float = 0.0  # weight of the perceptual loss with VGG-16 (training/perceptual.py); needs torchvision

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from errors import InputError
 from hparams import hparams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.grow import colour_path
@@ -43,6 +44,28 @@ def test_generator_hears_with_the_experts_encoder():
         mel = theirs(mel)
     torch.testing.assert_close(generator.audio_encoder[-1].state_dict(), expert.audio_encoder[-1].state_dict())
     assert not initial.hear_like(generator, SyncNet_color(width=0.5))
+
+
+def hears_alike(generator, expert):
+    mine, theirs = generator.audio_encoder[-1].state_dict(), expert.audio_encoder[-1].state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_hear_as_expert_outlives_the_weights_that_are_loaded(tmp_path):
+    expert = SyncNet_color(width=0.125)
+    stage = GeneratorStage(hparams.override("hear_as_expert=True,hold_statistics=True,generator_width=0.125"), expert)
+    generator = stage.networks[""]
+    assert hears_alike(generator, expert)
+    generator.load_state_dict(Wav2Lip(width=0.125).state_dict())
+    assert not hears_alike(generator, expert)
+    stage.after_loading(tmp_path / "checkpoint.pth", dict)
+    assert hears_alike(generator, expert)
+
+
+def test_hear_as_expert_needs_the_experts_width():
+    hp = hparams.override("hear_as_expert=True,generator_width=0.25")
+    with pytest.raises(InputError, match=r"width is 0\.25, the expert's 0\.125"):
+        GeneratorStage(hp, SyncNet_color(width=0.125))
 
 
 def test_colours_do_not_depend_on_the_rest_of_the_batch():

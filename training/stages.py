@@ -142,6 +142,7 @@ class GeneratorStage(Stage):
             self.passing = 2 * initial.COLOURS
             initial.start_as_copy(self.networks[""])
             initial.hear_like(self.networks[""], expert)
+        self._hear(expert)
         self.expert = expert.eval().requires_grad_(False)
         self.vgg = VGGFeatures() if hp.perceptual_wt > 0 else None
         self.frozen = tuple(network for network in (self.expert, self.vgg) if network is not None)
@@ -164,11 +165,13 @@ class GeneratorStage(Stage):
 
     def after_loading(self, path: Path, samples: Callable[[], Batch]) -> None:
         """Say so where batches have other statistics than the weights were last taught with."""
+        self._hear(self.expert)
         if not self.hp.hold_statistics:
             initial.compare_statistics(path, self._as_trained, _first_frames(samples()))
 
     def after_growth(self, path: Path, small: nn.Module, samples: Callable[[], Batch]) -> None:
         """Let it start in the smaller network's colours, where it does not do so by itself."""
+        self._hear(self.expert)
         network, first, held = self.networks[""], _first_frames(samples()), self.hp.hold_statistics
         grown, before = copy.deepcopy(network.state_dict()), initial.l1(self._as_trained(not held), first)
         calibrate(small, network, *first[:2], self.passing)
@@ -176,6 +179,14 @@ class GeneratorStage(Stage):
             network.load_state_dict(grown)
         if not held:
             initial.compare_statistics(path, self._as_trained, first)
+
+    def _hear(self, expert: SyncNet_color) -> None:
+        """Hear as the expert does, if that is asked for. Raises InputError where the widths differ."""
+        if self.hp.hear_as_expert and not initial.hear_like(self.networks[""], expert):
+            raise InputError(
+                f"hear_as_expert: the generator's width is {self.hp.generator_width:g}, the expert's {expert.width:g}: "
+                "they must be the same"
+            )
 
     def _as_trained(self, training: bool) -> Wav2Lip:
         """A copy of the generator that uses the statistics of its batch, as in training, or those that it holds."""
