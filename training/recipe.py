@@ -80,21 +80,27 @@ STEPS = (
         "spoken_over_share=0.5,shade_wt=15,contrast_wt=0.01,syncnet_wt=0.002,syncnet_wt_settled=0.002",
         seed=13, expert="expert", init_from="generator_face",
     ),
-    Step(  # references whose mouth fits the speech
-        "generator_fitting", "wav2lip_train.py", 10000,
-        f"{GENERATOR},{FITTING},initial_learning_rate=3e-4,decay_steps=10000,checkpoint_interval=500,eval_interval=500",
+    Step(  # references whose mouth fits the speech: the face settles, the speech is not heard yet
+        "generator_fitting", "wav2lip_train.py", 3000,
+        f"{GENERATOR},{FITTING},initial_learning_rate=3e-4,decay_steps=6000,checkpoint_interval=500,eval_interval=500",
         seed=47, expert="expert_taught", init_from="generator",
+    ),
+    Step(  # it learns to listen: the expert's ears anew, and a sync loss ten times as strong as L1
+        "generator_hearing", "wav2lip_train.py", 3000,
+        f"{GENERATOR},{FITTING},hear_as_expert=True,syncnet_wt=0.01,syncnet_wt_settled=0.01,initial_learning_rate=5e-4,"
+        "decay_steps=3000",
+        seed=71, expert="expert_taught", init_from="generator_fitting",
     ),
     Step(
         "generator_quality", "hq_wav2lip_train.py", 1250,
         f"{GENERATOR},{FITTING},{QUALITY},initial_learning_rate=1e-4,decay_steps=1250",
-        seed=49, expert="expert_taught", init_from="generator_fitting",
+        seed=49, expert="expert_taught", init_from="generator_hearing",
     ),
 )  # fmt: skip
 
 FILES = {  # what the steps end in
     "expert_taught": "lipsync_expert_small.pth",
-    "generator_fitting": "wav2lip_small.pth",
+    "generator_hearing": "wav2lip_small.pth",
     "generator_quality": "wav2lip_small_gan.pth",
 }
 
@@ -105,8 +111,9 @@ TINY = {
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
     "expert_taught": (10, f"{TINY_EXPERT},decay_steps=10,syncnet_eval_interval=10,teachers_wt=0"),
     "generator_face": (60, f"{TINY_GENERATOR},eval_interval=10,checkpoint_interval=60"),
-    "generator": (60, f"{TINY_GENERATOR},decay_steps=60,eval_interval=20,checkpoint_interval=60"),
+    "generator": (60, f"{TINY_GENERATOR},decay_steps=60,eval_interval=60,checkpoint_interval=60"),
     "generator_fitting": (5, f"{TINY_GENERATOR},decay_steps=5,eval_interval=5,checkpoint_interval=5"),
+    "generator_hearing": (3, f"{TINY_GENERATOR},hear_as_expert=False,eval_interval=3,checkpoint_interval=3"),
     "generator_quality": (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3"),
 }
 
