@@ -129,7 +129,8 @@ class HParams:
     def override(self, text: str) -> "HParams":
         """Return a copy with `name=value` pairs from a comma-separated text applied.
 
-        Raises InputError for an unknown name or for a value that is not of the field's type.
+        Raises InputError for an unknown name, for a value that is not of the field's type, and for one that is not
+        above zero where it must be.
         """
         types = {field.name: type(getattr(self, field.name)) for field in dataclasses.fields(self)}
         changes = {}
@@ -140,6 +141,8 @@ class HParams:
             changes[name] = (
                 parse_size(value, "--hparams: img_size") if name == "img_size" else _parse(name, value, types[name])
             )
+            if name in POSITIVE and changes[name] <= 0:
+                raise InputError(f"--hparams: {name} must be above 0, not {value}")
         return dataclasses.replace(self, **changes)
 
     def set_hparam(self, name: str, value: object) -> None:
@@ -147,6 +150,11 @@ class HParams:
         if name not in {field.name for field in dataclasses.fields(self)}:
             raise AttributeError(f"no hyper-parameter is named {name}")
         setattr(self, name, value)
+
+
+POSITIVE = frozenset(
+    name for name in HParams.__dataclass_fields__ if name.endswith(("batch_size", "_interval", "_width"))
+)
 
 
 def parse_size(text: str, flag: str = "--img_size") -> int | tuple[int, int]:

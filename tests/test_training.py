@@ -198,6 +198,12 @@ def test_learning_rate_is_constant_unless_asked():
     assert learning_rate_factor(100, hp) == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("pair", ["eval_interval=0", "batch_size=-4", "syncnet_width=0"])
+def test_hyper_parameters_that_must_be_above_zero(pair: str):
+    with pytest.raises(InputError, match=f"{pair.partition('=')[0]} must be above 0"):
+        hparams.override(pair)
+
+
 def test_averaged_weights_forget_their_start():
     layer = torch.nn.Linear(1, 1)
     average = AveragedModel(layer, multi_avg_fn=moving_average(0.99))
