@@ -164,13 +164,15 @@ class GeneratorStage(Stage):
             initial.hold_colours(bare(self.networks[""]))
 
     def after_loading(self, path: Path, samples: Callable[[], Batch]) -> None:
-        """Say so where batches have other statistics than the weights were last taught with."""
+        """Let it hear as `hp.hear_as_expert` says; say so where batches have other statistics than the weights were
+        last taught with."""
         self._hear(self.expert)
         if not self.hp.hold_statistics:
             initial.compare_statistics(path, self._as_trained, _first_frames(samples()))
 
     def after_growth(self, path: Path, small: nn.Module, samples: Callable[[], Batch]) -> None:
-        """Let it start in the smaller network's colours, where it does not do so by itself."""
+        """Let it hear as `hp.hear_as_expert` says, and start in the smaller network's colours, where it does not do so
+        by itself."""
         self._hear(self.expert)
         network, first, held = self.networks[""], _first_frames(samples()), self.hp.hold_statistics
         grown, before = copy.deepcopy(network.state_dict()), initial.l1(self._as_trained(not held), first)
