@@ -129,8 +129,8 @@ class HParams:
     def override(self, text: str) -> "HParams":
         """Return a copy with `name=value` pairs from a comma-separated text applied.
 
-        Raises InputError for an unknown name, for a value that is not of the field's type, and for one that is not
-        above zero where it must be.
+        Raises InputError for an unknown name, for a value that is not of the field's type, and for one that is out of
+        its range.
         """
         types = {field.name: type(getattr(self, field.name)) for field in dataclasses.fields(self)}
         changes = {}
@@ -141,8 +141,9 @@ class HParams:
             changes[name] = (
                 parse_size(value, "--hparams: img_size") if name == "img_size" else _parse(name, value, types[name])
             )
-            if name in POSITIVE and changes[name] <= 0:
-                raise InputError(f"--hparams: {name} must be above 0, not {value}")
+            for names, holds, demand in RANGES:
+                if name in names and not holds(changes[name]):
+                    raise InputError(f"--hparams: {name} must be {demand}, not {value}")
         return dataclasses.replace(self, **changes)
 
     def set_hparam(self, name: str, value: object) -> None:
@@ -152,8 +153,26 @@ class HParams:
         setattr(self, name, value)
 
 
-POSITIVE = frozenset(
-    name for name in HParams.__dataclass_fields__ if name.endswith(("batch_size", "_interval", "_width"))
+_NAMES = tuple(HParams.__dataclass_fields__)
+RANGES = (  # names, what holds for their values (never for NaN), and that in words
+    (
+        {name for name in _NAMES if name.endswith(("batch_size", "_interval", "_width", "_windows"))}
+        | {"num_mels", "n_fft", "hop_size", "win_size", "sample_rate", "max_abs_value"}
+        | {"infonce_scale", "shard_buffer", "shard_visits"},
+        lambda value: value > 0,
+        "above 0",
+    ),
+    (
+        {name for name in _NAMES if name.endswith(("_lr", "learning_rate", "_steps"))}
+        | {"num_workers", "weight_decay", "grad_clip", "cache_gb"},
+        lambda value: value >= 0,
+        "0 or more",
+    ),
+    ({name for name in _NAMES if name.endswith("_share")}, lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ({"ema_decay"}, lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    ({"fps"}, lambda value: 1 <= value <= 480, "frames a second from 1 to 480"),
+    ({"syncnet_loss"}, ("bce", "bce_pairs", "infonce").__contains__, "bce, bce_pairs or infonce"),
+    ({"infonce_negatives"}, ("batch", "clip").__contains__, "batch or clip"),
 )
 
 

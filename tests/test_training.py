@@ -198,9 +198,26 @@ def test_learning_rate_is_constant_unless_asked():
     assert learning_rate_factor(100, hp) == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("pair", ["eval_interval=0", "batch_size=-4", "syncnet_width=0"])
-def test_hyper_parameters_that_must_be_above_zero(pair: str):
-    with pytest.raises(InputError, match=f"{pair.partition('=')[0]} must be above 0"):
+@pytest.mark.parametrize(
+    ("pair", "demand"),
+    [
+        ("eval_interval=0", "above 0"),
+        ("batch_size=-4", "above 0"),
+        ("syncnet_width=0", "above 0"),
+        ("syncnet_windows=0", "above 0"),
+        ("hop_size=0", "above 0"),
+        ("initial_learning_rate=-1e-4", "0 or more"),
+        ("accumulate_steps=-1", "0 or more"),
+        ("weight_decay=nan", "0 or more"),
+        ("opened_share=1.5", "from 0 to 1"),
+        ("ema_decay=1", "at least 0 and below 1"),
+        ("fps=0", "frames a second from 1 to 480"),
+        ("syncnet_loss=cosine", "bce, bce_pairs or infonce"),
+        ("infonce_negatives=clips", "batch or clip"),
+    ],
+)
+def test_hyper_parameters_out_of_their_range(pair: str, demand: str):
+    with pytest.raises(InputError, match=f"{pair.partition('=')[0]} must be {demand}"):
         hparams.override(pair)
 
 

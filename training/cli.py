@@ -51,14 +51,6 @@ def read_arguments(args: argparse.Namespace, *, expert: bool = False) -> tuple[T
         raise InputError("--steps takes a number from 1")
     if args.init_from and args.checkpoint_path:
         raise InputError("--init_from starts anew and --checkpoint_path resumes: give one of them")
-    if not 1 <= hp.fps <= 480:
-        raise InputError(f"--hparams: fps takes frames a second from 1 to 480, not {hp.fps:g}")
-    if hp.shard_buffer < 1 or hp.shard_visits < 1:
-        raise InputError("--hparams: shard_buffer and shard_visits take numbers from 1")
-    if hp.syncnet_loss not in ("bce", "bce_pairs", "infonce"):
-        raise InputError(f"--hparams: syncnet_loss is bce, bce_pairs or infonce, not '{hp.syncnet_loss}'")
-    if hp.infonce_negatives not in ("batch", "clip"):
-        raise InputError(f"--hparams: infonce_negatives is batch or clip, not '{hp.infonce_negatives}'")
     if expert and hp.syncnet_loss == "bce" and (hp.teachers_wt or hp.vary_voices):
         raise InputError("teachers_wt and vary_voices go with syncnet_loss=bce_pairs or infonce")
     if hp.accumulate_steps != 1 and expert and hp.syncnet_loss != "bce":
@@ -94,6 +86,4 @@ def _with_sizes(hp: HParams, args: argparse.Namespace, batch_name: str) -> HPara
         if not (args.batch_size.isdigit() and int(args.batch_size) > 0):
             raise InputError(f"--batch_size takes a number from 1, or auto, not '{args.batch_size}'")
         hp = dataclasses.replace(hp, **{batch_name: int(args.batch_size)})
-    if hp.accumulate_steps < 0:
-        raise InputError("--hparams: accumulate_steps takes a number from 1, or 0 for as many as memory asks for")
     return hp
