@@ -248,6 +248,17 @@ def test_expert_trains_resumes_exactly_and_keeps_the_published_layout(toy, tmp_p
     assert records(tmp_path / "a", "val")[-1]["loss"] == pytest.approx(records(tmp_path / "b", "val")[-1]["loss"])
 
 
+def test_best_checkpoint_has_the_weights_that_autocast_computed_with(toy, tmp_path, monkeypatch):
+    run("color_syncnet_train", monkeypatch, arguments(toy, tmp_path, "--steps", 2, "--precision", "bf16"))
+    best, last = (load_expert(tmp_path / f"checkpoint_{name}.pth") for name in ("best", "step000000002"))
+    rounded = {name: parameter.bfloat16().float() for name, parameter in last.named_parameters()}
+    convolutions = {name for name in rounded if ".conv_block.0." in name}
+    assert convolutions < rounded.keys()
+    for name, parameter in best.named_parameters():
+        assert torch.equal(parameter, rounded[name]) == (name in convolutions), name
+    assert not any(torch.equal(parameter, rounded[name]) for name, parameter in last.named_parameters())
+
+
 @pytest.mark.parametrize("loss", ["infonce", "bce_pairs"])
 def test_expert_learns_from_all_pairs_of_a_batch(toy, tmp_path, monkeypatch, loss):
     overrides = f"syncnet_loss={loss},syncnet_batch_size=8,syncnet_windows=4,augment=True,ema_decay=0.9,grad_clip=1"

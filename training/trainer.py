@@ -27,6 +27,7 @@ from training.data import StepSampler, collate
 from training.distributed import Workers, bare, without_sync
 from training.logs import Logs, write_sheets
 from training.memory import out_of_memory, parts_that_fit, split, to_device
+from training.precision import as_computed, autocast_dtype
 from training.schedules import learning_rate_factor, moving_average
 from training.stage import Batch, Stage
 from training.stream import ShardStream
@@ -68,7 +69,7 @@ class Trainer:
         self.waited = 0.0
 
         device = self.workers.device
-        self.autocast = _autocast_dtype(options.precision, device)
+        self.autocast = autocast_dtype(options.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast is torch.float16)
         self.train_set = stage.dataset(options.data_root, "train", options.seed, options.filelists)
         if options.init_from:
@@ -308,7 +309,8 @@ class Trainer:
         if metrics[self.stage.score] < self.best:
             self.best = metrics[self.stage.score]
             if self.workers.leads:
-                self._write("", self.options.checkpoint_dir / "checkpoint_best.pth", network)
+                rounded = as_computed(network, self.autocast)
+                self._write("", self.options.checkpoint_dir / "checkpoint_best.pth", rounded)
 
     def _sheets(self, count: int, batch_size: int, network: nn.Module) -> np.ndarray | None:
         """Sample sheets of the first validation items, as many at once as memory holds."""
@@ -380,12 +382,6 @@ class Trainer:
                     self.average.load_state_dict(checkpoint["average"])
                 else:
                     self.average.module.load_state_dict(checkpoint["state_dict"])
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _loader_processes(hp: HParams, workers: Workers) -> int:
