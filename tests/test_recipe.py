@@ -47,7 +47,7 @@ def test_tiny_recipe_learns_and_resumes(command, tmp_path):
     load_expert(tmp_path / "lipsync_expert_small.pth")
 
     again = subprocess.run([*command, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert again.stdout.count("done already") == 8
+    assert again.stdout.count("done already") == 9
 
 
 def test_failing_step_ends_in_one_line(command, tmp_path):

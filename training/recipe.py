@@ -91,16 +91,21 @@ STEPS = (
         "decay_steps=3000",
         seed=71, expert="expert_taught", init_from="generator_fitting",
     ),
-    Step(
-        "generator_quality", "hq_wav2lip_train.py", 1250,
-        f"{GENERATOR},{FITTING},{QUALITY},initial_learning_rate=1e-4,decay_steps=1250",
-        seed=49, expert="expert_taught", init_from="generator_hearing",
+    Step(  # with a fifth of it: the picture gains
+        "generator_settling", "wav2lip_train.py", 3000,
+        f"{GENERATOR},{FITTING},syncnet_wt=0.002,syncnet_wt_settled=0.002,initial_learning_rate=5e-4,decay_steps=3000",
+        seed=81, expert="expert_taught", init_from="generator_hearing",
+    ),
+    Step(  # judged at its end alone, for validation does not see what a discriminator is for; later skin gets stripes
+        "generator_quality", "hq_wav2lip_train.py", 500,
+        f"{GENERATOR},{FITTING},{QUALITY},initial_learning_rate=1e-4,decay_steps=1250,eval_interval=500",
+        seed=49, expert="expert_taught", init_from="generator_settling",
     ),
 )  # fmt: skip
 
 FILES = {  # what the steps end in
     "expert_taught": "lipsync_expert_small.pth",
-    "generator_hearing": "wav2lip_small.pth",
+    "generator_settling": "wav2lip_small.pth",
     "generator_quality": "wav2lip_small_gan.pth",
 }
 
@@ -114,6 +119,7 @@ TINY = {
     "generator": (60, f"{TINY_GENERATOR},decay_steps=60,eval_interval=60,checkpoint_interval=60"),
     "generator_fitting": (5, f"{TINY_GENERATOR},decay_steps=5,eval_interval=5,checkpoint_interval=5"),
     "generator_hearing": (3, f"{TINY_GENERATOR},hear_as_expert=False,eval_interval=3,checkpoint_interval=3"),
+    "generator_settling": (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3"),
     "generator_quality": (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3"),
 }
 
