@@ -25,7 +25,7 @@ from crops import PUBLISHED_SIZE, ROUNDING, fit
 from errors import InputError, run_script
 from evaluation import metrics
 from hparams import HParams, hparams
-from lipsync.compositing import with_detail, with_tint_of
+from lipsync.compositing import tempered, with_detail
 from models import Wav2Lip
 from models.checkpoint import load_generator
 from models.conv import size_of
@@ -148,7 +148,7 @@ def _rows(windows: Windows, generators: dict[str, Wav2Lip], size: Size) -> dict[
         seen = _faces(np.stack([fit(reference, generator.img_size) for reference in references]))
         batch = {**windows.at(generator.img_size, generator.reference, index), "reference": seen}
         generated = _bgr(generator(batch["indiv_mels"], generator_input(batch)))
-        tinted = [with_tint_of(*both) for both in zip(generated, references, strict=True)]
+        tinted = [tempered(*both) for both in zip(generated, references, strict=True)]
         return _faces(np.stack([with_detail(*both) for both in zip(tinted, references, strict=True)]))
 
     rows: dict[str, Callable[[int, Tensor], Tensor]] = {}

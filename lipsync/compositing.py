@@ -21,6 +21,9 @@ FADE_IN_TOP, FULL_FROM = 0.38, 0.60  # rows: weight 0 above the first, 1 below t
 SIDE_FADE = 0.16  # of the width, at the left and right edge
 JAW_FROM, JAW_MARGIN = 0.70, 0.22  # rows from which the sides draw in, and how far (of the width) at the lower edge
 BOTTOM_FADE = 0.12  # of the height, at the lower edge: chin and neck
+# Where a reference's lower half is dark: from which share of its usual brightness on, and entirely from which; and how
+# many grey levels a generator may make such places lighter.
+DARK_FROM, DARK_FULLY, LIGHTER = 0.75, 0.55, 15.0
 TINT = 0.5  # of the changes of colour that a generator makes about its reference: both more and less are less true
 # What of a reference says which colours its picture has: shares of its height and width, without hair and clothes; of
 # the middle brightness, from which on a pixel counts; the share at either end that does not; and how far beyond them
@@ -52,7 +55,7 @@ def paste(
     """
     x1, y1, x2, y2 = box
     if reference is not None:
-        face = with_detail(with_tint_of(face, reference), reference)
+        face = with_detail(tempered(face, reference), reference)
     window = cv2.resize(face, (x2 - x1, y2 - y1))
     put_back(frame, enhance(window, _enlargement(face, box)) if enhance else window, box)
 
@@ -81,7 +84,7 @@ def _melt(
     window = cut(frame, box)
     original = cv2.resize(window, face.shape[1::-1], interpolation=cv2.INTER_AREA)
     if reference is not None:
-        face = with_tint_of(face, reference)
+        face = tempered(face, reference)
     face = match_colours(face, original, mask)
     if reference is not None:
         face = with_detail(face, reference)
@@ -99,6 +102,29 @@ def _melt(
 def _enlargement(face: np.ndarray, box: Box) -> float:
     """How many times larger a face is in its box than as it was generated, by the side."""
     return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (face.shape[0] * face.shape[1])))
+
+
+def tempered(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """A generated face without what generators overdo about their reference: `with_darkness_of`, `with_tint_of`."""
+    return with_tint_of(with_darkness_of(face, reference), reference)
+
+
+def with_darkness_of(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """A generated face whose mouth stays dark where its reference's is, all but for a little.
+
+    A generator that hears a mouth closing where its reference is wide open paints something pale over the inside, which
+    is neither lip nor teeth. As far as it does, the reference's inside is taken.
+
+    Arguments as for `with_detail`; returns (h, w, 3) uint8 BGR.
+    """
+    half = face.shape[0] // 2
+    shown = fit(reference, face.shape[:2])[half:].astype(np.float32)
+    made = face[half:].astype(np.float32)
+    brightness, more = cv2.cvtColor(shown, cv2.COLOR_BGR2GRAY), cv2.cvtColor(made - shown, cv2.COLOR_BGR2GRAY)
+    dark = (DARK_FROM - brightness / (np.median(brightness) + 1)) / (DARK_FROM - DARK_FULLY)
+    side = max(1, round(face.shape[1] / 32))
+    share = cv2.blur(np.clip(dark, 0, 1), (side, side)) * (1 - LIGHTER / np.maximum(more, LIGHTER))
+    return np.concatenate((face[:half], np.rint(made + share[..., None] * (shown - made)).astype(np.uint8)))
 
 
 def with_tint_of(face: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from lipsync.compositing import (
     mouth,
     mouth_mask,
     paste,
+    with_darkness_of,
     with_detail,
     with_tint_of,
 )
@@ -241,6 +242,23 @@ def test_detail_of_the_reference_shows_in_the_frame(scene, own_colours, blend):
     assert np.abs(results["auto"][mouth_at].astype(int) - reference[box]).max() <= 1
     assert np.abs(results["none"][mouth_at].astype(int) - reference[box]).mean() > 2
     assert np.array_equal(outside(results["auto"]), outside(frame))
+
+
+@pytest.mark.parametrize("enlargement", [1, 3])
+def test_an_inside_that_is_dark_stays_dark(enlargement):
+    reference = np.full((96, 96, 3), (120, 140, 180), np.uint8)
+    reference[68:82, 32:64] = (30, 25, 50)  # an open mouth
+    face = cv2.add(reference, (4, 4, 4, 0))
+    face[70:80, 34:62] = (130, 130, 170)  # painted over
+    face[84:88, 40:56] = (20, 20, 40)  # painted dark
+    large = cv2.resize(reference, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_NEAREST)
+    found = with_darkness_of(face, large)
+    painted = found[72:78, 36:60].astype(int) - reference[72:78, 36:60]
+    assert 5 < painted.mean() < 25  # it was lighter by 105
+    kept = np.ones((96, 96), bool)
+    kept[66:84, 30:66] = False
+    assert np.array_equal(found[kept], face[kept])
+    assert np.abs(found[69, 33].astype(int) - face[69, 33]).max() <= 1  # a little lighter is as it was
 
 
 def test_of_what_a_generator_changes_about_its_references_colours_half_is_left_out():
