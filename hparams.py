@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from errors import InputError
 
+SLOWEST, FASTEST = 1, 480  # frames a second of crops
+
 
 @dataclass
 class HParams:
@@ -170,7 +172,7 @@ RANGES = (  # names, what holds for their values (never for NaN), and that in wo
     ),
     ({name for name in _NAMES if name.endswith("_share")}, lambda value: 0 <= value <= 1, "from 0 to 1"),
     ({"ema_decay"}, lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    ({"fps"}, lambda value: 1 <= value <= 480, "frames a second from 1 to 480"),
+    ({"fps"}, lambda value: SLOWEST <= value <= FASTEST, f"frames a second from {SLOWEST} to {FASTEST}"),
     ({"syncnet_loss"}, ("bce", "bce_pairs", "infonce").__contains__, "bce, bce_pairs or infonce"),
     ({"infonce_negatives"}, ("batch", "clip").__contains__, "batch or clip"),
 )

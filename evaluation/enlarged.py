@@ -148,8 +148,8 @@ def _rows(windows: Windows, generators: dict[str, Wav2Lip], size: Size) -> dict[
         seen = _faces(np.stack([fit(reference, generator.img_size) for reference in references]))
         batch = {**windows.at(generator.img_size, generator.reference, index), "reference": seen}
         generated = _bgr(generator(batch["indiv_mels"], generator_input(batch)))
-        tinted = [tempered(*both) for both in zip(generated, references, strict=True)]
-        return _faces(np.stack([with_detail(*both) for both in zip(tinted, references, strict=True)]))
+        pairs = zip(generated, references, strict=True)
+        return _faces(np.stack([with_detail(tempered(face, reference), reference) for face, reference in pairs]))
 
     rows: dict[str, Callable[[int, Tensor], Tensor]] = {}
     for reference in sorted({generator.reference for generator in generators.values()}):

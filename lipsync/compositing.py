@@ -106,7 +106,8 @@ def _enlargement(face: np.ndarray, box: Box) -> float:
 
 def tempered(face: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """A generated face without what generators overdo about their reference: `with_darkness_of`, `with_tint_of`."""
-    return with_tint_of(with_darkness_of(face, reference), reference)
+    shown = fit(reference, face.shape[:2])
+    return with_tint_of(with_darkness_of(face, shown), shown)
 
 
 def with_darkness_of(face: np.ndarray, reference: np.ndarray) -> np.ndarray:

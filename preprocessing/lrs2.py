@@ -9,7 +9,7 @@ from typing import Any
 
 from errors import InputError
 from face_detection.api import DETECTORS
-from hparams import hparams
+from hparams import FASTEST, SLOWEST, hparams
 from preprocessing.workers import (
     IMG_SIZE_FLAG,
     SHARDS_HELP,
@@ -49,8 +49,8 @@ class Lrs2Options:
     filelists: Path | None = field(default=None, metadata={"help": "the splits of --shards; by default filelists/"})
 
     def __post_init__(self) -> None:
-        if not 1 <= self.fps <= 480:
-            raise InputError("--fps takes frames a second from 1 to 480")
+        if not SLOWEST <= self.fps <= FASTEST:
+            raise InputError(f"--fps takes frames a second from {SLOWEST} to {FASTEST}")
         check_size(self.img_size)
         check_workers(self.batch_size, self.ngpu, self.workers)
         check_shards(self.shards)

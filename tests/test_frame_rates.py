@@ -167,6 +167,8 @@ def test_training_at_another_rate(tmp_path, monkeypatch):
     train("wav2lip_train", "--checkpoint_dir", runs / "gen", "--syncnet_checkpoint_path", expert, fps=50)
     generator = load_generator(runs / "gen/checkpoint_step000000001.pth")
     assert (generator.fps, generator.mel_lead_ms) == (50, 20)
+    with pytest.raises(InputError, match="fps must be frames a second from 1 to 480"):
+        train("color_syncnet_train", "--checkpoint_dir", runs / "x", fps=0)
 
 
 def test_packs_say_their_rate(tmp_path):

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-ROUNDED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # autocast computes with their weights rounded
+ROUNDED = (nn.Conv2d, nn.ConvTranspose2d)  # of experts and generators: autocast computes with their weights rounded
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -27,6 +27,6 @@ def as_computed(network: nn.Module, autocast: torch.dtype | None) -> nn.Module:
     network = copy.deepcopy(network)
     for layer in network.modules():
         if isinstance(layer, ROUNDED):
-            for weights in layer.parameters(recurse=False):
+            for weights in layer.parameters():
                 weights.copy_(weights.to(autocast))
     return network

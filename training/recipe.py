@@ -111,6 +111,7 @@ FILES = {  # what the steps end in
 
 TINY_EXPERT = "syncnet_batch_size=16,min_negative_distance=2,ema_decay=0.9"
 TINY_GENERATOR = "opened_share=0,generator_width=0.25,batch_size=2,ema_decay=0.9,warmup_steps=5"
+TINY_LAST = (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3")
 TINY = {
     "expert_contrast": (150, f"{TINY_EXPERT},decay_steps=150,syncnet_eval_interval=50"),
     "expert": (60, f"{TINY_EXPERT},decay_steps=60,syncnet_eval_interval=30"),
@@ -119,8 +120,8 @@ TINY = {
     "generator": (60, f"{TINY_GENERATOR},decay_steps=60,eval_interval=60,checkpoint_interval=60"),
     "generator_fitting": (5, f"{TINY_GENERATOR},decay_steps=5,eval_interval=5,checkpoint_interval=5"),
     "generator_hearing": (3, f"{TINY_GENERATOR},hear_as_expert=False,eval_interval=3,checkpoint_interval=3"),
-    "generator_settling": (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3"),
-    "generator_quality": (3, f"{TINY_GENERATOR},decay_steps=3,eval_interval=3,checkpoint_interval=3"),
+    "generator_settling": TINY_LAST,
+    "generator_quality": TINY_LAST,
 }
 
 
